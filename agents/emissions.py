@@ -1,0 +1,53 @@
+"""What an agent writes besides its table: records by topic, dead letters and late events with their origin."""
+
+from collections import Counter
+
+from persona_stream.kafka.writer import Record
+from persona_stream.stream.slices import KafkaRecord, Slice
+from persona_stream.vocabulary.errors import EventError
+from persona_stream.vocabulary.topics import Topics
+
+
+class Emissions:
+    """Collects what a slice gives rise to. The worker writes it before the table's changes: see ADR 0002."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self.by_topic: dict[str, list[Record]] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.dead_by_reason: Counter[str] = Counter()
+
+    def emit(self, topic: str, key: str, value: bytes) -> None:
+        """A record for another topic, keyed."""
+        self.by_topic.setdefault(topic, []).append(Record(key.encode(), value))
+
+    def forward(self, topic: str, record: KafkaRecord) -> None:
+        """The record as it is, for the partition that its key belongs to."""
+        assert record.key is not None
+        self.by_topic.setdefault(topic, []).append(Record(record.key, record.value, list(record.headers)))
+
+    def dead_letter(self, part: Slice, record: KafkaRecord, error: EventError) -> None:
+        """Raw bytes, reason and origin of what can't be used (header names of KIP-1034)."""
+        self.dead_by_reason[error.reason] += 1
+        self._put_aside(self._topics.deadletter, part, record, error.reason, error.message)
+
+    def late(self, part: Slice, record: KafkaRecord, behind_ms: int) -> None:
+        """An event too far behind its partition's watermark."""
+        self.outcomes["late"] += 1
+        message = f"{behind_ms / 1000:.0f} s behind the watermark of its partition"
+        self._put_aside(self._topics.late, part, record, "late", message)
+
+    def _put_aside(self, topic: str, part: Slice, record: KafkaRecord, reason: str, message: str) -> None:
+        origin = f"{part.topic}/{part.partition}/{record.offset}"
+        headers = [
+            *record.headers,
+            ("persona.reason", reason.encode()),
+            ("persona.key", record.key or b""),
+            ("__streams.errors.exception", b"EventError"),
+            ("__streams.errors.message", message.encode()),
+            ("__streams.errors.topic", part.topic.encode()),
+            ("__streams.errors.partition", str(part.partition).encode()),
+            ("__streams.errors.offset", str(record.offset).encode()),
+        ]
+        # The origin as key: a redelivery writes the same key again, so readers and compaction see it once.
+        self.by_topic.setdefault(topic, []).append(Record(origin.encode(), record.value or b"", headers))

@@ -1,0 +1,207 @@
+"""The interactions agent: `events.v1` -> table `users`, and every event re-keyed for the items agent.
+
+For a batch of one partition: decode and check each event, fold it into its user's state, and hand it on to its items.
+An outcome (click, cart, purchase) becomes an example: what was known of the user just before goes with it, and with a few
+items that the user did not choose.
+"""
+
+from agents.emissions import Emissions
+from persona_stream.kafka.writer import Partitioner
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import KafkaRecord, Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import EventError
+from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, Event, check_skew, parse_event
+from persona_stream.vocabulary.messages import ItemEvent, encode
+from persona_stream.vocabulary.topics import Topics
+from tables.person import PersonRows, co_visited
+from tables.users import Impression, Rules, UserState, admit, answered_impression, apply_event, value_milli
+
+SHOWN_NEGATIVES = 3
+"""How many of the items shown beside the chosen one become negatives."""
+RECENT_KEPT = 64
+_IMPRESSION = KIND_INDEX["impression"]
+NOT_COUNTED = -1
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The part of the settings that the users fold depends on."""
+    return Rules(
+        session_gap_ms=settings.session_gap_ms,
+        attribution_window_ms=settings.attribution_window_ms,
+        segment_field=settings.segment_field,
+    )
+
+
+class Interactions:
+    """Folds slices of `events.v1`. Holds no state of its own: all is in the partition it is given.
+
+    A replay that is after the state alone goes `with_examples=False`.
+    """
+
+    def __init__(self, settings: Settings, *, with_examples: bool = True) -> None:
+        self._with_examples = with_examples
+        self._topics = Topics(settings.namespace)
+        self._rules = rules_of(settings)
+        self._lateness_ms = settings.allowed_lateness_ms
+        self._skew_ms = settings.max_future_skew_ms
+        self._partition_of = Partitioner(settings.partitions)
+
+    def process(self, part: Slice, users: Partition[UserState]) -> Emissions:
+        """Fold a slice into `users`; returns what is to be written elsewhere first."""
+        out = Emissions(self._topics)
+        fold = _SliceFold(part, users, self._rules, out, with_examples=self._with_examples)
+        progress = users.progress
+        for record in part:
+            if record.offset <= progress.offset:
+                continue
+            event = self._checked(part, record, users, out)
+            if event is None:
+                continue
+            ts_ms = int(event.ts)
+            behind_ms = progress.watermark_ms - ts_ms
+            if behind_ms > self._lateness_ms:
+                out.late(part, record, behind_ms)
+                continue
+            if behind_ms < 0:
+                progress.watermark_ms = ts_ms
+            fold.apply(event, ts_ms, record.offset)
+        fold.emit_item_events(self._topics.item_events)
+        progress.advance(part)
+        return out
+
+    def _checked(self, part: Slice, record: KafkaRecord, users: Partition[UserState], out: Emissions) -> Event | None:
+        try:
+            event = parse_event(record.value)
+            check_skew(int(event.ts), record.timestamp, self._skew_ms)
+            key = _key_of(record, event)
+        except EventError as error:
+            out.dead_letter(part, record, error)
+            return None
+        # Producers that hash otherwise than Kafka's own (librdkafka's default) put users in other partitions: a user
+        # known here is in the right one; a new one is looked up, and sent on if this is not it.
+        if event.user not in users and self._partition_of(key) != part.partition:
+            out.outcomes["rerouted"] += 1
+            out.forward(part.topic, record)
+            return None
+        return event
+
+
+class _SliceFold:
+    """One slice's way through the fold: gathers item events, and the rows of examples to evaluate together."""
+
+    def __init__(
+        self, part: Slice, users: Partition[UserState], rules: Rules, out: Emissions, *, with_examples: bool
+    ) -> None:
+        self._with_examples = with_examples
+        self._partition = part.partition
+        self._users = users
+        self._rules = rules
+        self._out = out
+        self._rows = PersonRows()
+        self._row_events: list[ItemEvent] = []
+        self._events: list[ItemEvent] = []
+
+    def apply(self, event: Event, ts_ms: int, offset: int) -> None:
+        """Fold one event. What is gathered for its items is the user's state as of just before it."""
+        state = self._users.change(event.user)
+        outcome = admit(state, event, ts_ms, offset)
+        if outcome == "new":
+            made = self._item_events(event, ts_ms, offset, state)
+            self._events += made
+            if made and self._with_examples and event.type in POSITIVE_KINDS:
+                self._add_example(made[0], event, state)
+            apply_event(state, event, ts_ms, self._rules)
+            outcome = "applied"
+        self._out.outcomes[outcome] += 1
+        if event.item is not None:
+            # Redeliveries too: after a crash the ring must be what it was, whatever part of a slice got through.
+            self._remember(event.item)
+
+    def emit_item_events(self, topic: str) -> None:
+        """Evaluate the rows gathered and hand every item event on."""
+        if self._row_events:
+            for row, made in zip(self._rows.columns(), self._row_events, strict=True):
+                made.user_features = row.tobytes()
+        for made in self._events:
+            self._out.emit(topic, made.item, encode(made))
+
+    def _item_events(self, event: Event, ts_ms: int, offset: int, state: UserState) -> list[ItemEvent]:
+        shown = event.items if event.type == "impression" and event.items else [event.item] if event.item else []
+        kind = KIND_INDEX.get(event.type, OTHER)
+        amount = value_milli(event)
+        segment = _segment(event, self._rules.segment_field)
+        # Showing an item is no co-visit: only what users do relates items.
+        recent = [] if kind == _IMPRESSION else co_visited(state)
+        return [
+            ItemEvent(
+                item=item,
+                kind=kind,
+                ts_ms=ts_ms,
+                value_milli=amount,
+                source_partition=self._partition,
+                source_offset=offset,
+                recent_items=recent,
+                segment=segment,
+            )
+            for item in dict.fromkeys(shown)
+        ]
+
+    def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
+        impression = answered_impression(state, event, chosen.ts_ms, self._rules)
+        self._rows.add_user(state, chosen.ts_ms, self._rules.session_gap_ms)
+        self._add_row(chosen, 1, event, state, impression)
+        for item in self._negatives(chosen, state, impression):
+            negative = ItemEvent(
+                item=item,
+                kind=NOT_COUNTED,
+                ts_ms=chosen.ts_ms,
+                value_milli=0,
+                source_partition=chosen.source_partition,
+                source_offset=chosen.source_offset,
+                recent_items=chosen.recent_items,
+                segment=chosen.segment,
+            )
+            self._events.append(negative)
+            self._add_row(negative, 0, event, state, impression)
+
+    def _add_row(
+        self, made: ItemEvent, label: int, event: Event, state: UserState, impression: Impression | None
+    ) -> None:
+        made.label, made.group, made.user = label, event.id, event.user
+        shown = impression[2] if impression else []
+        self._rows.add_row(state, made.item, position=shown.index(made.item) if made.item in shown else -1)
+        self._row_events.append(made)
+
+    def _negatives(self, chosen: ItemEvent, state: UserState, impression: Impression | None) -> list[str]:
+        """Items not chosen: from the list shown; without one, one of the user's own and one that others chose.
+
+        Which ones follows from the event's place in the log: the same at every replay.
+        """
+        turn = chosen.source_offset
+        if impression is not None and len(impression[2]) > 1:
+            others = [item for item in impression[2] if item != chosen.item]
+            start = turn % len(others) if others else 0
+            return (others[start:] + others[:start])[:SHOWN_NEGATIVES]
+        pools = (list(state.touched), self._users.progress.recent_items)
+        picked = (pool[turn % len(pool)] for pool in pools if pool)
+        return [item for item in dict.fromkeys(picked) if item != chosen.item]
+
+    def _remember(self, item: str) -> None:
+        ring = self._users.progress.recent_items
+        ring.append(item)
+        if len(ring) > RECENT_KEPT:
+            del ring[0]
+
+
+def _segment(event: Event, field: str) -> str:
+    segment = event.context.get(field) if event.context else None
+    return segment if isinstance(segment, str) else ""
+
+
+def _key_of(record: KafkaRecord, event: Event) -> bytes:
+    if record.key is None:
+        raise EventError("missing_key", "the record has no key; it must be the user id, which orders a user's events")
+    if record.key != event.user.encode():
+        raise EventError("key_mismatch", f"the record's key {record.key[:40]!r} is not its user {event.user[:40]!r}")
+    return record.key

@@ -1,0 +1,91 @@
+"""The items agent: `internal.item-events` -> table `items`, and examples for the learner.
+
+An event that is part of an example brings the user's side of its features along; the item's side is added here, as of
+just before the event, and the row goes to `examples.v1`.
+"""
+
+import numpy as np
+
+from agents.emissions import Emissions
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import Example, ItemEvent, decode_item_event, encode
+from persona_stream.vocabulary.topics import Topics
+from tables.counters import stack_longs, stack_panes
+from tables.features import FEATURE_HASH, item_columns
+from tables.items import ItemState, apply_item_event, covisit_count
+
+
+class Items:
+    """Folds slices of `internal.item-events`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topics = Topics(settings.namespace)
+
+    def process(self, part: Slice, items: Partition[ItemState]) -> Emissions:
+        """Fold a slice into `items`; returns the examples made."""
+        out = Emissions(self._topics)
+        rows = _ItemRows()
+        progress = items.progress
+        for record in part:
+            if record.offset <= progress.offset or record.value is None:
+                continue
+            event = decode_item_event(record.value)
+            state = items.change(event.item)
+            if event.label >= 0:
+                rows.add(state, event, record.offset)
+            if apply_item_event(state, event):
+                out.outcomes["applied"] += 1
+                progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
+            else:
+                out.outcomes["redelivered"] += 1
+                if event.label >= 0:
+                    rows.drop_last()
+        for user, example in rows.examples(part.partition):
+            out.emit(self._topics.examples, user, example)
+        progress.advance(part)
+        return out
+
+
+class _ItemRows:
+    """Raw inputs of the item's side of example rows, copied before their events are applied."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[int, ItemEvent]] = []
+        self._panes: list[bytes] = []
+        self._longs: list[bytes] = []
+        self._covisits: list[int] = []
+
+    def add(self, state: ItemState, event: ItemEvent, offset: int) -> None:
+        self._events.append((offset, event))
+        self._panes.append(bytes(state.panes))
+        self._longs.append(bytes(state.longs))
+        self._covisits.append(covisit_count(state, event.recent_items))
+
+    def drop_last(self) -> None:
+        for rows in (self._events, self._panes, self._longs, self._covisits):
+            rows.pop()
+
+    def examples(self, partition: int) -> list[tuple[str, bytes]]:
+        """(user, encoded example), one a row, in the order of the events."""
+        if not self._events:
+            return []
+        as_of_ms = np.array([event.ts_ms for _, event in self._events])
+        item_side = item_columns(stack_panes(self._panes), stack_longs(self._longs), np.array(self._covisits), as_of_ms)
+        made = []
+        for row, (offset, event) in zip(item_side, self._events, strict=True):
+            example = Example(
+                group=event.group,
+                user=event.user,
+                ts_ms=event.ts_ms,
+                feature_hash=FEATURE_HASH,
+                items=[event.item],
+                features=event.user_features + row.tobytes(),
+                labels=[event.label],
+                origin="online",
+                source_partition=partition,
+                source_offset=offset,
+            )
+            made.append((event.user, encode(example)))
+        return made

@@ -1,0 +1,30 @@
+"""The learner agent: `examples.v1` -> table `learner`, one online model for each partition of the examples."""
+
+from agents.emissions import Emissions
+from models.online import fold_examples
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import decode_example
+from persona_stream.vocabulary.topics import Topics
+from tables.learner import LearnerState
+
+
+class Learner:
+    """Folds slices of `examples.v1` into the model of their partition. Backfilled rows train rankers, not this."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topics = Topics(settings.namespace)
+
+    def process(self, part: Slice, models: Partition[LearnerState]) -> Emissions:
+        """Learn from a slice; the model predicts each row before it learns from it."""
+        out = Emissions(self._topics)
+        examples = [(record.offset, decode_example(record.value)) for record in part if record.value is not None]
+        online = [(offset, example) for offset, example in examples if example.origin == "online"]
+        fold_examples(models.change(str(part.partition)), online)
+        out.outcomes["applied"] += len(online)
+        progress = models.progress
+        progress.advance(part)
+        for _, example in online:
+            progress.watermark_ms = max(progress.watermark_ms, example.ts_ms)
+        return out

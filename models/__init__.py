@@ -1,0 +1,1 @@
+"""Models: the online learner, rankers trained offline, how both are judged, and the registry of versions."""

@@ -1,0 +1,203 @@
+"""Training a ranker from the logged examples: LambdaRank, judged on later time beside two simple rules."""
+
+from collections.abc import Collection, Sequence
+from importlib.metadata import version
+
+import lightgbm
+import msgspec
+import numpy as np
+import structlog
+from msgspec import Struct
+
+from models.evaluation import Interval, Numbers, bootstrap_interval, hit_rate_at_k, ndcg_at_k
+from models.export import export_onnx
+from models.groups import Dropped, Groups, join_examples
+from models.topic_reader import OnProgress, ignore_progress, read_topic
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import ModelError
+from persona_stream.vocabulary.messages import Example, ModelRecord, decode_example
+from persona_stream.vocabulary.topics import Topics
+from tables.features import FEATURE_NAMES
+
+HELD_OUT_SHARE = 0.2
+"""The last share of the time that examples cover is not trained on, but judged on."""
+MIN_TRAIN_GROUPS = 50
+MIN_HELD_OUT_GROUPS = 10
+"""Below these, what is learned and what is measured is noise."""
+PLACES = 10
+"""Measures look at this many places of each list."""
+
+_TREES = 100
+# Least share of the rows in a leaf, within bounds: few rows must be enough, many must not be memorised.
+_LEAF_SHARE, _LEAF_LEAST, _LEAF_MOST = 1 / 500, 5, 50
+
+_log = structlog.get_logger(__name__)
+
+
+class Measured(Struct, frozen=True):
+    """One way of ranking on the held-out groups: means over groups with 95 % bootstrap intervals."""
+
+    ndcg: Interval
+    """NDCG@10."""
+    hit_rate: Interval
+    """HR@10: the share of lists with a positive in the first 10 places."""
+
+
+class TrainingReport(Struct, frozen=True):
+    """What a ranker was trained on, and how it ranks later time beside two simple rules on the very same
+    groups."""
+
+    ranker: Measured
+    popularity: Measured
+    """Most purchased item first; most used where nothing was purchased."""
+    personal_frequency: Measured
+    """The user's own most frequent item first, each time worth exp(-age / 60 d)."""
+    train_groups: int
+    held_out_groups: int
+    train_rows: int
+    held_out_rows: int
+    trained_from_ms: int
+    held_out_from_ms: int
+    held_out_to_ms: int
+    dropped: Dropped
+
+
+class TrainedRanker(Struct, frozen=True):
+    """A ranker ready to publish."""
+
+    onnx: bytes
+    metadata: dict[str, str]
+    report: TrainingReport
+
+    def record(self, name: str, version: str, created_ms: int) -> ModelRecord:
+        """The registry's record of this ranker."""
+        return ModelRecord(name, version, self.onnx, self.metadata, created_ms)
+
+
+async def read_examples(
+    settings: Settings,
+    *,
+    origins: Collection[str] | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> list[Example]:
+    """All examples logged so far, by (time, group); only those of `origins`, where given.
+
+    `on_progress` is called with (offsets read, offsets to read). A record that is no example is left out,
+    with a warning in the log. Raises as `models.topic_reader.read_topic` does.
+    """
+    topic = Topics(settings.namespace).examples
+    examples: list[Example] = []
+    async for records in read_topic(settings, topic, on_progress=on_progress):
+        for record in records:
+            try:
+                example = decode_example(record.value or b"")
+            except msgspec.DecodeError as error:
+                where = {"topic": topic, "partition": record.partition, "offset": record.offset}
+                _log.warning("not an example", error=str(error), **where)
+                continue
+            if origins is None or example.origin in origins:
+                examples.append(example)
+    examples.sort(key=lambda example: (example.ts_ms, example.group))
+    return examples
+
+
+def train_ranker(
+    examples: Sequence[Example], *, seed: int = 1, threads: int = 1, on_progress: OnProgress = ignore_progress
+) -> TrainedRanker:
+    """Train LambdaRank (Burges 2010) on the first 80 % of time, judge it on the rest, and export it.
+
+    The same examples and seed give the same model. More `threads` help on idle cores only: beside busy ones,
+    LightGBM's threads wait for each other, and two were slower than one. `on_progress` is called with (trees,
+    trees to grow). Raises ModelError where there are too few groups, or where the exported model does not
+    score as the trained one.
+    """
+    groups, dropped = join_examples(examples)
+    train, held_out = _split(groups, dropped)
+    booster = _grow(train, seed, threads, on_progress)
+    report = _judge(booster, train, held_out, dropped, seed)
+    metadata = _metadata(report, seed)
+    return TrainedRanker(export_onnx(booster, train.features, metadata), metadata, report)
+
+
+def _split(groups: Groups, dropped: Dropped) -> tuple[Groups, Groups]:
+    cut = 0
+    if len(groups):
+        first_ms, last_ms = int(groups.ts_ms[0]), int(groups.ts_ms[-1])
+        cut_ms = last_ms - HELD_OUT_SHARE * (last_ms - first_ms)
+        cut = int(np.searchsorted(groups.ts_ms, cut_ms))
+    if cut < MIN_TRAIN_GROUPS or len(groups) - cut < MIN_HELD_OUT_GROUPS:
+        raise ModelError(
+            f"too few groups with both a positive and a negative: {cut} to train on "
+            f"(at least {MIN_TRAIN_GROUPS}) and {len(groups) - cut} in the last {HELD_OUT_SHARE:.0%} of time "
+            f"to judge on (at least {MIN_HELD_OUT_GROUPS}). Dropped: {dropped.one_sided} one-sided groups, "
+            f"{dropped.other_features} examples of other features, {dropped.malformed} malformed.",
+            hint="Publish more events, or backfill examples from the event log.",
+        )
+    return groups.slice(0, cut), groups.slice(cut, len(groups))
+
+
+def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> lightgbm.Booster:
+    leaf_rows = int(np.clip(len(train.labels) * _LEAF_SHARE, _LEAF_LEAST, _LEAF_MOST))
+    parameters: dict[str, object] = {
+        "objective": "lambdarank",
+        "num_leaves": 31,
+        "learning_rate": 0.1,
+        "min_data_in_leaf": leaf_rows,
+        "seed": seed,
+        "deterministic": True,
+        # Without it LightGBM times both layouts and takes the faster: the load would change the result.
+        "force_row_wise": True,
+        "num_threads": threads,
+        "verbosity": -1,
+    }
+    data = lightgbm.Dataset(
+        train.features, train.labels, group=train.sizes, feature_name=list(FEATURE_NAMES), free_raw_data=False
+    )
+
+    def show(environment: lightgbm.callback.CallbackEnv) -> None:
+        on_progress(environment.iteration + 1, environment.end_iteration)
+
+    return lightgbm.train(parameters, data, num_boost_round=_TREES, callbacks=[show])
+
+
+def _judge(booster: lightgbm.Booster, train: Groups, held_out: Groups, dropped: Dropped, seed: int) -> TrainingReport:
+    purchases = _column(held_out, "item_purchases_total")
+    popularity = purchases if purchases.any() else _column(held_out, "item_events_total")
+    return TrainingReport(
+        ranker=_measure(held_out, np.asarray(booster.predict(held_out.features), dtype=np.float64), seed),
+        popularity=_measure(held_out, popularity, seed),
+        personal_frequency=_measure(held_out, _column(held_out, "pair_decayed_60d"), seed),
+        train_groups=len(train),
+        held_out_groups=len(held_out),
+        train_rows=len(train.labels),
+        held_out_rows=len(held_out.labels),
+        trained_from_ms=int(train.ts_ms[0]),
+        held_out_from_ms=int(held_out.ts_ms[0]),
+        held_out_to_ms=int(held_out.ts_ms[-1]),
+        dropped=dropped,
+    )
+
+
+def _measure(groups: Groups, scores: Numbers, seed: int) -> Measured:
+    return Measured(
+        bootstrap_interval(ndcg_at_k(groups.labels, scores, groups.sizes, PLACES), seed=seed),
+        bootstrap_interval(hit_rate_at_k(groups.labels, scores, groups.sizes, PLACES), seed=seed),
+    )
+
+
+def _column(groups: Groups, name: str) -> Numbers:
+    return groups.features[:, FEATURE_NAMES.index(name)].astype(np.float64)
+
+
+def _metadata(report: TrainingReport, seed: int) -> dict[str, str]:
+    return {
+        "objective": "lambdarank",
+        "trained_from_ms": str(report.trained_from_ms),
+        "trained_to_ms": str(report.held_out_from_ms),
+        "rows": str(report.train_rows),
+        "groups": str(report.train_groups),
+        "seed": str(seed),
+        "code_version": version("persona-stream"),
+        "lightgbm_version": lightgbm.__version__,
+        "metrics": msgspec.json.encode(report).decode(),
+    }

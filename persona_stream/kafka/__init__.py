@@ -1,0 +1,1 @@
+"""Kafka by the batch: one writer, one partitioner, one place that creates topics."""

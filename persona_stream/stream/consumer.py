@@ -1,0 +1,123 @@
+"""The Faust consumer that delivers slices, and the transport that brings it in.
+
+    app = faust.App(...)
+    app.transport = BatchingTransport([app.conf.broker_consumer[0]], app)
+
+Every topic of the app is delivered by the slice: a message's `value` is a `Slice`, its `offset` the slice's last. The
+topics need `SliceSchema`, which passes that value through.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+import faust
+from aiokafka import ConsumerRecord
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from faust.types.tuples import ConsumerMessage, ack_lock
+from mode.utils.futures import notify
+
+from persona_stream.stream.slices import CommitTracker, Slice
+
+
+class SliceSchema(faust.Schema[Any, Any]):
+    """Passes a slice through as the event's value; there is no key, each record has its own."""
+
+    def loads_key(self, app: Any, message: Message, **_: Any) -> None:
+        """No key: a slice holds records of many."""
+
+    def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
+        """The slice itself."""
+        return message.value
+
+
+class BatchingConsumer(driver.Consumer):
+    """Delivers what a fetch brought for a partition as one message, and commits by the slice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._trackers: dict[TP, CommitTracker] = defaultdict(CommitTracker)
+        super().__init__(*args, **kwargs)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """One message a partition that has new records; partitions take turns by themselves, a fetch bounds each."""
+        records, active = await self._wait_next_records(timeout)
+        generation_id = self.app.consumer_generation_id
+        if not self.flow_active:
+            # A rebalance began while the fetch ran: what it brought may be another worker's by now.
+            await self._forget_positions()
+            return
+        for tp, fetched in (records or {}).items():
+            if not self.flow_active or self.app.consumer_generation_id != generation_id:
+                return
+            if active is None or tp in active or tp in self._buffered_partitions:
+                message = self._deliver(tp, fetched)
+                if message is not None:
+                    self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                    yield tp, message
+
+    def _deliver(self, tp: TP, fetched: list[ConsumerRecord]) -> ConsumerMessage | None:
+        part: Slice | None = Slice(tp.topic, tp.partition, fetched)
+        read_offset = self._read_offset[tp]
+        if part is not None and read_offset is not None:
+            part = part.starting_at(read_offset)
+        if part is None:
+            return None
+        if not self._is_changelog_tp(tp):
+            self._trackers[tp].delivered(part)
+        last = part.records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            part.last_offset,
+            last.timestamp / 1000.0,
+            0,
+            None,
+            None,
+            part,  # type: ignore[arg-type]  # Faust types a value as bytes; SliceSchema passes it through
+            None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def ack(self, message: Message) -> bool:
+        """The agent is done with a message. Commits follow `Slice.applied`, not this: an agent that failed acks too."""
+        with ack_lock:
+            message.acked = True
+            self._unacked_messages.discard(message)
+            self._n_acked += len(message.value or ())
+            notify(self._waiting_for_ack)
+            return True
+
+    def _filter_tps_with_pending_acks(self, topics: Iterable[Any] | None = None) -> Iterator[TP]:
+        return (tp for tp in list(self._trackers) if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._trackers[tp].committable()
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """No gaps to keep: the records between two messages are in the slices, or were compacted away."""
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget slices in flight once Faust has waited for them and committed."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._trackers.pop(tp, None)
+
+    async def perform_seek(self) -> None:
+        """Read again from the committed offsets; slices delivered before that don't count any more."""
+        self._trackers.clear()
+        await super().perform_seek()
+
+    async def _forget_positions(self) -> None:
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            # The coordinator may be away in a rebalance; Faust seeks again when the assignment arrives.
+            self.log.warning("seek to committed offsets failed during a rebalance: %r", error)
+
+
+class BatchingTransport(driver.Transport):
+    """Faust's Kafka transport with the batching consumer."""
+
+    Consumer = BatchingConsumer

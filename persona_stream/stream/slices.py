@@ -1,0 +1,89 @@
+"""A slice of a partition, and the offsets that may be committed once slices were applied."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+
+class KafkaRecord(Protocol):
+    """What is used of aiokafka's ConsumerRecord."""
+
+    @property
+    def offset(self) -> int: ...  # noqa: D102  # Kafka's own words
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+
+
+class Slice:
+    """Consecutive records of one partition, in offset order; never empty.
+
+    Whoever processes a slice sets `applied` once its effects are in Kafka. Until then its offsets, and all after
+    them, are not committed: a crash in between means that the slice is delivered again.
+    """
+
+    __slots__ = ("applied", "partition", "records", "topic")
+
+    def __init__(self, topic: str, partition: int, records: Sequence[KafkaRecord]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.records = records
+        self.applied = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[KafkaRecord]:
+        return iter(self.records)
+
+    @property
+    def first_offset(self) -> int:
+        """Offset of the first record."""
+        return self.records[0].offset
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the last record."""
+        return self.records[-1].offset
+
+    def starting_at(self, offset: int) -> "Slice | None":
+        """What of the slice is at or after `offset`; None if nothing is."""
+        if self.first_offset >= offset:
+            return self
+        rest = [record for record in self.records if record.offset >= offset]
+        return Slice(self.topic, self.partition, rest) if rest else None
+
+
+class CommitTracker:
+    """Which offset of one partition may be committed: that after the last slice of the applied ones in front.
+
+    >>> from types import SimpleNamespace as R
+    >>> tracker = CommitTracker()
+    >>> first, second = (Slice("t", 0, [R(offset=o)]) for o in (4, 9))
+    >>> tracker.delivered(first); tracker.delivered(second)
+    >>> second.applied = True
+    >>> tracker.committable() is None
+    True
+    >>> first.applied = True
+    >>> tracker.committable()
+    10
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: deque[Slice] = deque()
+
+    def delivered(self, part: Slice) -> None:
+        """Remember a slice that was handed to an agent."""
+        self._in_flight.append(part)
+
+    def committable(self) -> int | None:
+        """The next offset to read after a crash, or None if nothing more was applied since last asked."""
+        offset: int | None = None
+        while self._in_flight and self._in_flight[0].applied:
+            offset = self._in_flight.popleft().last_offset + 1
+        return offset

@@ -1,0 +1,129 @@
+"""A Faust table that writes each changed key once a slice, through a batch of its own."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+import faust
+from faust.stores import memory
+from faust.types import TP, EventT
+
+from persona_stream.kafka.writer import BatchWriter
+from persona_stream.stream.consumer import SliceSchema
+from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.slices import Slice
+
+V = TypeVar("V")
+
+
+class PartitionedStore(memory.Store[str, V], Generic[V]):
+    """In-memory store, one `Partition` for each partition of the changelog that this worker has."""
+
+    def __init__(self, *args: Any, codec: Codec[V], changelog: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._codec = codec
+        self._changelog = changelog
+        self.partitions: dict[int, Partition[V]] = {}
+
+    def _clear(self) -> None:
+        self.partitions.clear()
+
+    def partition(self, number: int) -> Partition[V]:
+        """The state of a partition, empty where none is held yet."""
+        held = self.partitions.get(number)
+        if held is None:
+            held = self.partitions[number] = Partition(self._codec)
+        return held
+
+    def apply_changelog_batch(self, batch: Iterable[EventT[Any]], to_key: Any, to_value: Any) -> None:
+        """Restore slices of the changelog: recovery by the batch."""
+        for event in batch:
+            part = cast(Slice, event.value)
+            restore = self.partition(part.partition).restore
+            for record in part:
+                restore(record.key or b"", record.value)
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        """Drop the partitions that other workers have now: theirs is the newer state."""
+        mine = {tp.partition for tp in (*active_tps, *standby_tps) if tp.topic == self._changelog}
+        for number in [number for number in self.partitions if number not in mine]:
+            del self.partitions[number]
+
+    def _holding(self, key: object) -> Partition[V] | None:
+        return next((part for part in self.partitions.values() if isinstance(key, str) and key in part), None)
+
+    def __getitem__(self, key: str) -> V:
+        holder = self._holding(key)
+        value = holder.get(key) if holder is not None else None
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: V) -> None:
+        raise NotImplementedError("write through ChangelogTable, which knows the partition")
+
+    def __delitem__(self, key: str) -> None:
+        raise NotImplementedError("write through ChangelogTable, which knows the partition")
+
+    def __contains__(self, key: object) -> bool:
+        return self._holding(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self.partitions.values():
+            yield from part
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.partitions.values())
+
+
+class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faust's own generics are incomplete
+    """A table whose changes are written once a slice: `partition(n)` to fold into, `write_changes(n)` when done."""
+
+    def __init__(self, app: faust.App, *, codec: Codec[V], writer: BatchWriter, changelog: str, **kwargs: Any) -> None:
+        self._codec = codec
+        self._writer = writer
+        super().__init__(
+            app,
+            # Faust resumes changelog fetching for good where this is 1; slices are large, so 2 buffers little.
+            recovery_buffer_size=2,
+            changelog_topic=app.topic(changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True),
+            **kwargs,
+        )
+
+    def _new_store(self) -> PartitionedStore[V]:
+        return PartitionedStore(
+            "memory://",
+            self.app,
+            self,
+            table_name=self.name,
+            codec=self._codec,
+            changelog=self.changelog_topic_name,
+        )
+
+    @property
+    def store(self) -> PartitionedStore[V]:
+        """The partitions held."""
+        store = self.data
+        assert isinstance(store, PartitionedStore)
+        return store
+
+    def partition(self, number: int) -> Partition[V]:
+        """The state of a partition, to fold into."""
+        return self.store.partition(number)
+
+    async def write_changes(self, number: int) -> None:
+        """Write every key changed since the last call, then the progress; returns when Kafka has them."""
+        await self._writer.write(self.changelog_topic_name, {number: self.partition(number).take_changes()})
+
+    def __setitem__(self, key: str, value: V) -> None:
+        """Set a key in an agent: it is in the partition of the current event."""
+        self.partition(self._current_partition(key)).put(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        """Delete a key in an agent."""
+        self.partition(self._current_partition(key)).delete(key)
+
+    def _current_partition(self, key: str) -> int:
+        number = self.partition_for_key(key)
+        if number is None:
+            raise TypeError(f"table {self.name}: the partition of key {key!r} is not known")
+        return number

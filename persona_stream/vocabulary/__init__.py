@@ -1,0 +1,1 @@
+"""What every room speaks: events, topics, settings and errors. Imports nothing of the other rooms."""

@@ -1,0 +1,90 @@
+"""The messages that persona-stream writes for itself: data only, MessagePack, positional for speed.
+
+A re-keyed record carries the partition and offset of the event it came from, so that its fold can skip what a
+redelivery repeats.
+"""
+
+import msgspec
+from msgspec import Struct
+
+
+class ItemEvent(Struct, array_like=True, gc=False):
+    """An event re-keyed by item. Topic `internal.item-events`, key = item."""
+
+    item: str
+    kind: int
+    """Index into `KINDS`; -1: nothing is counted, the item is only shown to the learner as a negative."""
+    ts_ms: int
+    value_milli: int
+    """The event's value in thousandths, 0 where it has none. Integers keep sums independent of order."""
+    source_partition: int
+    source_offset: int
+    recent_items: list[str]
+    """The user's items just before this one, newest first: co-visits."""
+    segment: str
+    label: int = -1
+    """1: a positive outcome, 0: a negative, -1: not an example."""
+    group: str = ""
+    """The id of the event that made the example: rows of one group were alternatives."""
+    user: str = ""
+    user_features: bytes = b""
+    """float32 vector of the user and user x item features as of just before the event; empty: not an example."""
+
+
+class Example(Struct, array_like=True, gc=False):
+    """Rows that were alternatives to each other, features as logged. Topic `examples.v1`, key = user."""
+
+    group: str
+    user: str
+    ts_ms: int
+    feature_hash: str
+    items: list[str]
+    features: bytes
+    """float32, row-major, `len(items)` rows."""
+    labels: list[int]
+    origin: str
+    """`online` (the stream), `decision` (a served answer) or `backfill` (the log replayed)."""
+    source_partition: int = -1
+    source_offset: int = -1
+
+
+class Decision(Struct, kw_only=True, gc=False):
+    """What an answer showed and why. Topic `decisions.v1` (JSON), key = user."""
+
+    id: str
+    user: str
+    ts_ms: int
+    """Wall clock of the server."""
+    as_of_ms: int
+    """Event time that the features were evaluated at."""
+    slot: str
+    policy: str
+    model: str
+    fallback: str | None
+    items: list[str]
+    scores: list[float]
+    propensities: list[float]
+    feature_hash: str
+    features: bytes
+    """float32, row-major, one row an item of `items` (base64 in the JSON)."""
+    candidates: int
+    """How many items were ranked; `items` holds those answered."""
+
+
+class ModelRecord(Struct, array_like=True):
+    """One version of a ranker, or a promotion of one. Topic `models.v1`, key = `name/version` or `name/live`."""
+
+    name: str
+    version: str
+    onnx: bytes
+    """Empty in the `live` record, which only names the version to serve."""
+    metadata: dict[str, str]
+    created_ms: int
+
+
+encode = msgspec.msgpack.Encoder().encode
+encode_json = msgspec.json.Encoder().encode
+decode_item_event = msgspec.msgpack.Decoder(ItemEvent).decode
+decode_example = msgspec.msgpack.Decoder(Example).decode
+decode_decision = msgspec.json.Decoder(Decision).decode
+decode_model = msgspec.msgpack.Decoder(ModelRecord).decode

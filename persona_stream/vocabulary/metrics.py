@@ -1,0 +1,12 @@
+"""Prometheus metrics of the stream. Base units, `persona_` prefix, never a user or an item as a label."""
+
+from prometheus_client import Counter, Gauge
+
+EVENTS = Counter("persona_events_total", "Records folded, by agent and what became of them", ("agent", "outcome"))
+DEAD_LETTERS = Counter("persona_dead_letters_total", "Records that could not be used", ("agent", "reason"))
+SLICES = Counter("persona_slices_total", "Slices of partitions applied", ("agent",))
+FOLD_SECONDS = Counter("persona_fold_seconds_total", "Time in folds", ("agent",))
+WRITE_SECONDS = Counter("persona_write_seconds_total", "Time waiting for Kafka to take a slice's effects", ("agent",))
+APPLIED_TIMESTAMP = Gauge(
+    "persona_applied_timestamp_seconds", "Kafka timestamp of the newest record applied", ("agent", "partition")
+)

@@ -1,0 +1,64 @@
+"""The topics: their names, and how each is to be created."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from persona_stream.vocabulary.config import Settings
+
+MAX_EVENT_BYTES = 1024 * 1024
+_DAY_MS = 86_400_000
+
+
+class TopicSpec(Struct, frozen=True):
+    """One topic: its full name, its partitions and its broker-side settings."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+class Topics:
+    """Full topic names for a namespace: `Topics("persona").events == "persona.events.v1"`."""
+
+    def __init__(self, namespace: str) -> None:
+        self.events = f"{namespace}.events.v1"
+        self.items = f"{namespace}.items.v1"
+        self.profiles = f"{namespace}.profiles.v1"
+        self.item_events = f"{namespace}.internal.item-events"
+        self.examples = f"{namespace}.examples.v1"
+        self.decisions = f"{namespace}.decisions.v1"
+        self.models = f"{namespace}.models.v1"
+        self.deadletter = f"{namespace}.deadletter.v1"
+        self.late = f"{namespace}.late.v1"
+        self._namespace = namespace
+
+    def changelog(self, table: str) -> str:
+        """The changelog topic of the table named `table`."""
+        return f"{self._namespace}-{table}-changelog"
+
+
+TABLES = ("users", "items", "catalogue", "profiles", "learner")
+
+
+def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
+    """Every topic the system needs, in the order of the data's way."""
+    topics = Topics(settings.namespace)
+    n = settings.partitions
+    # The broker's own clock stamps what is published: the skew rule then can't be fooled by a producer's clock.
+    appended = {"message.timestamp.type": "LogAppendTime"}
+    compacted = {"cleanup.policy": "compact"}
+    # Above the largest event, so that an oversized record reaches the dead-letter topic with its reason, whole.
+    roomy = {"max.message.bytes": str(4 * MAX_EVENT_BYTES)}
+    yield TopicSpec(topics.events, n, {**appended, **roomy, "retention.ms": "-1"})
+    yield TopicSpec(topics.items, n, {**compacted, **roomy})
+    yield TopicSpec(topics.profiles, n, {**compacted, **roomy})
+    yield TopicSpec(topics.item_events, n, {"retention.ms": str(7 * _DAY_MS), **roomy})
+    yield TopicSpec(topics.examples, n, {"retention.ms": "-1", **roomy})
+    yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **roomy})
+    # Models are a few hundred kilobytes each; one partition keeps promotions in one order for every reader.
+    yield TopicSpec(topics.models, 1, {**compacted, "max.message.bytes": str(64 * MAX_EVENT_BYTES)})
+    yield TopicSpec(topics.deadletter, n, {"retention.ms": "-1", **roomy})
+    yield TopicSpec(topics.late, n, {"retention.ms": "-1", **roomy})
+    for table in TABLES:
+        yield TopicSpec(topics.changelog(table), n, {**compacted, **roomy, "segment.ms": str(_DAY_MS)})

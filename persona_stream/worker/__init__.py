@@ -1,0 +1,1 @@
+"""The worker: a Faust app that runs every agent by the batch."""

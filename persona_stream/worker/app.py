@@ -1,0 +1,166 @@
+"""The Faust app: which agent folds which topic into which table, and in what order effects reach Kafka."""
+
+from time import perf_counter
+from typing import Any, Protocol
+
+import faust
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.types import StreamT
+from faust.types.auth import CredentialsT
+from msgspec import Struct
+
+from agents.catalogue import Catalogue, Profiles
+from agents.emissions import Emissions
+from agents.interactions import Interactions
+from agents.items import Items
+from agents.learner import Learner
+from persona_stream.kafka.writer import BatchWriter
+from persona_stream.stream.consumer import BatchingTransport, SliceSchema
+from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.stream.table import ChangelogTable
+from persona_stream.vocabulary import metrics
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.topics import Topics
+from tables import catalogue, items, learner, profiles, users
+
+FETCH_BYTES = 2 * 1024 * 1024
+"""What one fetch may bring for a partition, and so about the largest slice."""
+
+
+class Fold(Protocol):
+    """An agent: folds a slice into its partition and returns what is to be written elsewhere."""
+
+    def process(self, part: Slice, state: Partition[Any], /) -> Emissions: ...  # noqa: D102
+
+
+class AgentSpec(Struct, frozen=True):
+    """One agent: `fold` turns slices of `source` into changes of `table`."""
+
+    table: str
+    source: str
+    codec: Codec[Any]
+    fold: Fold
+
+
+def agent_specs(settings: Settings) -> list[AgentSpec]:
+    """All agents, in the order of the data's way."""
+    topics = Topics(settings.namespace)
+    return [
+        AgentSpec("users", topics.events, users.codec, Interactions(settings)),
+        AgentSpec("items", topics.item_events, items.codec, Items(settings)),
+        AgentSpec("learner", topics.examples, learner.codec, Learner(settings)),
+        AgentSpec("catalogue", topics.items, catalogue.codec, Catalogue(settings)),
+        AgentSpec("profiles", topics.profiles, profiles.codec, Profiles(settings)),
+    ]
+
+
+class WorkerApp(faust.App):
+    """The Faust app with batched delivery and one batch writer for all effects."""
+
+    writer: BatchWriter
+
+    async def on_start(self) -> None:
+        """Connect the writer before any agent can need it."""
+        await self.writer.start()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Disconnect the writer once the agents have stopped."""
+        await super().on_stop()
+        await self.writer.stop()
+
+
+def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> WorkerApp:
+    """The worker's app, ready to start; `specs` defaults to all agents."""
+    app = WorkerApp(
+        f"{settings.namespace}-worker",
+        broker=[f"kafka://{server}" for server in settings.bootstrap().split(",")],
+        broker_credentials=_credentials(settings),
+        datadir=str(settings.home / "worker"),
+        topic_partitions=settings.partitions,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        web_tables_enabled=False,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES,
+        # Slices are large: a handful in the queue keeps an agent busy and memory bounded.
+        stream_buffer_maxsize=4,
+        # A rebalance waits for slices in flight, so that their effects are complete before another worker starts.
+        stream_wait_empty=True,
+        broker_commit_interval=1.0,
+        broker_session_timeout=20.0,
+        broker_heartbeat_interval=3.0,
+        # The writer has the effects in Kafka before a slice counts as applied; Faust's own producer sends nothing.
+        processing_guarantee="at_least_once",
+    )
+    app.transport = BatchingTransport([app.conf.broker[0]], app)
+    app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
+    topics = Topics(settings.namespace)
+    for spec in agent_specs(settings) if specs is None else specs:
+        _add_agent(app, topics, spec)
+    return app
+
+
+def _add_agent(app: WorkerApp, topics: Topics, spec: AgentSpec) -> None:
+    table = ChangelogTable[Any](
+        app, name=spec.table, codec=spec.codec, writer=app.writer, changelog=topics.changelog(spec.table)
+    )
+    app.tables.add(table)
+
+    async def run(stream: StreamT[Slice]) -> None:
+        async for part in stream:
+            try:
+                await apply_slice(app.writer, table, spec, part)
+            except Exception as error:
+                # State in memory may be ahead of the changelog now: only a restart, which reads it again, is safe.
+                app.log.exception(
+                    "agent %s failed on %s/%s offsets %s to %s",
+                    spec.table, part.topic, part.partition, part.first_offset, part.last_offset,
+                )  # fmt: skip
+                await app.crash(error)
+                return
+
+    app.agent(app.topic(spec.source, schema=SliceSchema()), name=f"agents.{spec.table}")(run)
+
+
+async def apply_slice(writer: BatchWriter, table: ChangelogTable[Any], spec: AgentSpec, part: Slice) -> None:
+    """Fold a slice and have its effects in Kafka: what it gives rise to first, then the table's changes.
+
+    In this order a crash in between repeats what others skip by offset; in the other it would lose it.
+    """
+    started_s = perf_counter()
+    out = spec.fold.process(part, table.partition(part.partition))
+    folded_s = perf_counter()
+    for topic, records in out.by_topic.items():
+        await writer.write_keyed(topic, records)
+    await table.write_changes(part.partition)
+    part.applied = True
+    _count(spec.table, part, out, folded_s - started_s, perf_counter() - folded_s)
+
+
+def _count(agent: str, part: Slice, out: Emissions, fold_s: float, write_s: float) -> None:
+    for outcome, count in out.outcomes.items():
+        metrics.EVENTS.labels(agent, outcome).inc(count)
+    for reason, count in out.dead_by_reason.items():
+        metrics.DEAD_LETTERS.labels(agent, reason).inc(count)
+    metrics.SLICES.labels(agent).inc()
+    metrics.FOLD_SECONDS.labels(agent).inc(fold_s)
+    metrics.WRITE_SECONDS.labels(agent).inc(write_s)
+    metrics.APPLIED_TIMESTAMP.labels(agent, str(part.partition)).set(part.records[-1].timestamp / 1000)
+
+
+def _credentials(settings: Settings) -> CredentialsT | None:
+    protocol = settings.kafka_security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = settings.ssl_context() if "SSL" in protocol else None
+    if protocol == "SSL":
+        return SSLCredentials(context)
+    return SASLCredentials(
+        username=settings.kafka_sasl_username,
+        password=settings.kafka_sasl_password,
+        ssl_context=context,
+        mechanism=settings.kafka_sasl_mechanism,
+    )

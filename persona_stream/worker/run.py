@@ -1,0 +1,90 @@
+"""Running the worker as a process: signals, its small health server, and an exit code that tells."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn, cast
+
+import uvloop
+from aiohttp import web
+from faust.tables.manager import TableManager
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from persona_stream.kafka.admin import ensure_topics
+from persona_stream.vocabulary.config import Settings
+from persona_stream.worker.app import WorkerApp, build_app
+
+STOP_TIMEOUT_S = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> NoReturn:
+    """Run until SIGTERM or SIGINT, then drain and exit the process: 1 if the app crashed, else 0."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+    raise AssertionError("the worker exits by itself")
+
+
+async def _run(settings: Settings) -> NoReturn:
+    await ensure_topics(settings)
+    (settings.home / "worker").mkdir(parents=True, exist_ok=True)
+    app = build_app(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    health = await _start_health(app, settings)
+    try:
+        crashed = await _serve_until(app, stop)
+    finally:
+        await health.cleanup()
+    # Faust's consumer runs in a thread that outlives a crash in the middle of its start: nothing is left to wait for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if crashed else 0)
+
+
+async def _serve_until(app: WorkerApp, stop: asyncio.Event) -> bool:
+    """Run the app until `stop` or a crash; True if it crashed."""
+    crashed = True
+    try:
+        await app.start()
+        ended = [
+            asyncio.ensure_future(stop.wait()),
+            asyncio.ensure_future(app.wait_for_stopped(asyncio.Event().wait())),
+        ]
+        await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        crashed = ended[1].done()
+        for task in ended:
+            task.cancel()
+    except Exception:
+        logger.exception("the worker could not start")
+    try:
+        await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        logger.error("the worker did not drain in %s s; what it had not finished is delivered again", STOP_TIMEOUT_S)
+        crashed = True
+    return crashed
+
+
+async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
+    recovery = cast(TableManager, app.tables).recovery
+
+    async def livez(request: web.Request) -> web.Response:
+        if recovery.completed.is_set() and not app.rebalancing:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="state is being read back from the changelogs\n")
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    health = web.Application()
+    health.router.add_get("/livez", livez)
+    health.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(health)
+    await runner.setup()
+    if settings.worker_port:
+        await web.TCPSite(runner, settings.http_host, settings.worker_port).start()
+    return runner

@@ -1,0 +1,118 @@
+"""Event-time window counters that fit in two flat blocks of bytes, one pair a key.
+
+A window is kept as panes: tumbling slices `pane_ms` wide in a ring that is just as long as the window, each
+labelled with its index since the epoch. Adding an event touches one pane a window. A newer pane that lands on a
+slot replaces what was there, so what left the window expires by event time alone, and the same events in any
+order leave the same bytes. A window is read by summing the panes whose index it covers: half-open
+`[start_ms, end_ms)`, aligned to the epoch, ending with the pane that holds the moment asked about.
+
+Blocks are native-endian so that numpy reads thousands of them in place:
+
+- panes: int32 `[PANES, 1 + len(KINDS)]`, a row is (pane index, count by kind)
+- longs: int64 `[first_ts_ms, last_ts_ms, value_milli, value_count, total by kind ...]`
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from persona_stream.vocabulary.events import KINDS
+
+_MINUTE_MS = 60_000
+_HOUR_MS = 60 * _MINUTE_MS
+_DAY_MS = 24 * _HOUR_MS
+
+
+class Window(Struct, frozen=True):
+    """A sliding window of `size_ms`, advancing by `pane_ms`; its panes stand at rows `first_row` onwards."""
+
+    name: str
+    size_ms: int
+    pane_ms: int
+    first_row: int
+
+    @property
+    def rows(self) -> int:
+        """How many panes cover the window."""
+        return self.size_ms // self.pane_ms
+
+
+def _windows() -> tuple[Window, ...]:
+    sizes = (
+        ("5m", 5 * _MINUTE_MS, _MINUTE_MS),
+        ("1h", _HOUR_MS, 10 * _MINUTE_MS),
+        ("1d", _DAY_MS, 3 * _HOUR_MS),
+        ("7d", 7 * _DAY_MS, _DAY_MS),
+    )
+    windows: list[Window] = []
+    for name, size_ms, pane_ms in sizes:
+        windows.append(Window(name, size_ms, pane_ms, sum(w.rows for w in windows)))
+    return tuple(windows)
+
+
+WINDOWS = _windows()
+WINDOW_INDEX = {window.name: index for index, window in enumerate(WINDOWS)}
+PANES = sum(window.rows for window in WINDOWS)
+PANE_WIDTH = 1 + len(KINDS)
+PANES_BYTES = 4 * PANES * PANE_WIDTH
+
+FIRST_TS, LAST_TS, VALUE_MILLI, VALUE_COUNT, TOTALS = range(5)
+LONGS = TOTALS + len(KINDS)
+LONGS_BYTES = 8 * LONGS
+
+# (pane_ms, rows, position of the first pane): what `add` needs, ready in a tuple.
+_PLAN = tuple((w.pane_ms, w.rows, w.first_row * PANE_WIDTH) for w in WINDOWS)
+_NO_COUNTS = memoryview(bytes(4 * (PANE_WIDTH - 1))).cast("i")
+
+Panes = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Times = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: int) -> None:
+    """Count one event in every window and in the totals, in place. `kind` indexes `KINDS`."""
+    cells = memoryview(panes).cast("i")
+    for pane_ms, rows, base in _PLAN:
+        index = ts_ms // pane_ms
+        at = base + index % rows * PANE_WIDTH
+        held = cells[at]
+        if held < index:
+            cells[at] = index
+            cells[at + 1 : at + PANE_WIDTH] = _NO_COUNTS
+        elif held > index:
+            continue
+        cells[at + 1 + kind] += 1
+    sums = memoryview(longs).cast("q")
+    total = TOTALS + kind
+    sums[total] += 1
+    if value_milli:
+        sums[VALUE_MILLI] += value_milli
+        sums[VALUE_COUNT] += 1
+    if ts_ms > sums[LAST_TS]:
+        sums[LAST_TS] = ts_ms
+    first = sums[FIRST_TS]
+    if ts_ms < first or not first:
+        sums[FIRST_TS] = ts_ms
+
+
+def stack_panes(blocks: Sequence[bytes | bytearray]) -> Panes:
+    """Pane blocks of n keys as one int32 array `[n, PANES, PANE_WIDTH]`."""
+    return np.frombuffer(b"".join(blocks), dtype=np.int32).reshape(-1, PANES, PANE_WIDTH)
+
+
+def stack_longs(blocks: Sequence[bytes | bytearray]) -> Longs:
+    """Long blocks of n keys as one int64 array `[n, LONGS]`."""
+    return np.frombuffer(b"".join(blocks), dtype=np.int64).reshape(-1, LONGS)
+
+
+def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
+    """Counts by kind, int32 `[n, len(KINDS)]`, in `window` as of `as_of_ms` (`[n]`, epoch milliseconds)."""
+    part = panes[:, window.first_row : window.first_row + window.rows]
+    newest = (as_of_ms // window.pane_ms)[:, None]
+    index = part[:, :, 0]
+    covered = (index > newest - window.rows) & (index <= newest)
+    counts: Panes = np.einsum("nr,nrk->nk", covered.astype(np.int32), part[:, :, 1:])
+    return counts

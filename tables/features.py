@@ -1,0 +1,201 @@
+"""The features: declared once, evaluated by the column for the stream, for serving and for training alike.
+
+Three blocks of columns stand side by side, in the order of `FEATURES`: what is known of the user, of the user with
+the item, and of the item. Counts enter as log1p and times as log1p of hours, so that linear learners need no scaler.
+`FEATURE_HASH` names this very definition: models record it, and a model trained on another is refused.
+"""
+
+import hashlib
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from persona_stream.vocabulary.events import KIND_INDEX
+from tables.counters import (
+    FIRST_TS,
+    LAST_TS,
+    TOTALS,
+    VALUE_COUNT,
+    VALUE_MILLI,
+    WINDOW_INDEX,
+    WINDOWS,
+    Floats,
+    Longs,
+    Panes,
+    Times,
+    window_counts,
+)
+
+HOUR_MS = 3_600_000
+NEVER_HOURS = 100_000.0
+"""Stands for "it never happened": about eleven years, beyond any real age."""
+TOUCHES_KEPT = 8
+"""How many of the user's latest times with an item are kept."""
+RECENT_ITEMS = 5
+"""How many of the user's latest items co-visits are looked up for."""
+
+_COUNT_EDGES = (0.3, 0.9, 1.2, 1.5, 1.9, 2.3, 2.8, 3.4, 4.2, 5.2, 6.5)
+_HOURS_EDGES = (0.02, 0.1, 0.5, 1.2, 2.2, 3.2, 4.2, 5.2, 6.2, 7.2, 9.0)
+_RATIO_EDGES = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+_DECAY_EDGES = (0.02, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
+_SIGNED_EDGES = (-3.0, -2.0, -1.2, -0.6, -0.2, 0.2, 0.6, 1.2, 2.0, 3.0, 4.5)
+_PLACE_EDGES = (-0.5, 0.3, 0.9, 1.2, 1.5, 1.7, 1.9, 2.1, 2.4, 2.8, 3.3)
+
+
+class Feature(Struct, frozen=True):
+    """A feature's name, meaning and the edges that cut its range into bins for the online learner."""
+
+    name: str
+    meaning: str
+    edges: tuple[float, ...]
+
+
+USER_FEATURES = (
+    Feature("user_events_1h", "log1p of the user's events in 1 h", _COUNT_EDGES),
+    Feature("user_events_1d", "log1p of the user's events in 1 d", _COUNT_EDGES),
+    Feature("user_events_7d", "log1p of the user's events in 7 d", _COUNT_EDGES),
+    Feature("user_purchases_7d", "log1p of the user's purchases in 7 d", _COUNT_EDGES),
+    Feature("user_clicks_1h", "log1p of the user's clicks in 1 h", _COUNT_EDGES),
+    Feature("user_events_total", "log1p of all the user's events", _COUNT_EDGES),
+    Feature("session_events", "log1p of events in the open session", _COUNT_EDGES),
+    Feature("session_hours", "log1p of hours since the open session began", _HOURS_EDGES),
+    Feature("user_idle_hours", "log1p of hours since the user's last event", _HOURS_EDGES),
+)
+CROSS_FEATURES = (
+    Feature("pair_touches", "log1p of the user's times with the item", _COUNT_EDGES),
+    Feature("pair_purchases", "log1p of the user's purchases of the item", _COUNT_EDGES),
+    Feature("pair_idle_hours", "log1p of hours since the user's last time with the item", _HOURS_EDGES),
+    Feature("pair_decayed_60d", "the user's times with the item, each worth exp(-age / 60 d)", _DECAY_EDGES),
+    Feature("pair_decayed_7d", "the user's times with the item, each worth exp(-age / 7 d)", _DECAY_EDGES),
+    Feature("pair_decayed_1h", "the user's times with the item, each worth exp(-age / 1 h)", _DECAY_EDGES),
+    Feature("pair_in_session", "1 if the user was with the item in the open session", (0.5,)),
+    Feature("pair_is_latest", "1 if the item is the user's latest", (0.5,)),
+    Feature("pair_cycle", "log of age over the mean gap between times, 0 where unknown", _SIGNED_EDGES),
+    Feature("position", "log1p of the 0-based place in the list given, -1 without one", _PLACE_EDGES),
+)
+ITEM_FEATURES = (
+    Feature("item_events_5m", "log1p of the item's events in 5 min", _COUNT_EDGES),
+    Feature("item_events_1h", "log1p of the item's events in 1 h", _COUNT_EDGES),
+    Feature("item_events_1d", "log1p of the item's events in 1 d", _COUNT_EDGES),
+    Feature("item_clicks_1h", "log1p of the item's clicks in 1 h", _COUNT_EDGES),
+    Feature("item_clicks_7d", "log1p of the item's clicks in 7 d", _COUNT_EDGES),
+    Feature("item_purchases_1d", "log1p of the item's purchases in 1 d", _COUNT_EDGES),
+    Feature("item_purchases_7d", "log1p of the item's purchases in 7 d", _COUNT_EDGES),
+    Feature("item_purchases_total", "log1p of all the item's purchases", _COUNT_EDGES),
+    Feature("item_events_total", "log1p of all the item's events", _COUNT_EDGES),
+    Feature("item_click_rate_7d", "clicks / impressions in 7 d, smoothed by a prior", _RATIO_EDGES),
+    Feature("item_conversion", "purchases / (views + clicks), smoothed by a prior", _RATIO_EDGES),
+    Feature("item_trend", "log of the 1 d rate over the 7 d rate", _SIGNED_EDGES),
+    Feature("item_age_hours", "log1p of hours since the item's first event", _HOURS_EDGES),
+    Feature("item_idle_hours", "log1p of hours since the item's last event", _HOURS_EDGES),
+    Feature("item_value", "log1p of the mean value of the item's events", _COUNT_EDGES),
+    Feature("covisits", "log1p of the item's latest co-visits with the user's latest items", _COUNT_EDGES),
+)
+FEATURES = USER_FEATURES + CROSS_FEATURES + ITEM_FEATURES
+FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
+PERSON_WIDTH = len(USER_FEATURES) + len(CROSS_FEATURES)
+"""Columns that depend on the user: the part of a row that a re-keyed event carries."""
+FEATURE_HASH = hashlib.sha256(repr([(f.name, f.meaning, f.edges) for f in FEATURES]).encode()).hexdigest()[:16]
+
+# A prior worth this many trials, at these rates, keeps an item seen twice from leading the list.
+_PRIOR_TRIALS, _CLICK_PRIOR, _CONVERSION_PRIOR = 20.0, 0.04, 0.1
+_IMPRESSION, _VIEW, _CLICK, _PURCHASE = (KIND_INDEX[k] for k in ("impression", "view", "click", "purchase"))
+
+Flags = NDArray[np.bool_]
+
+
+def user_columns(panes: Panes, longs: Longs, sessions: Longs, as_of_ms: Times) -> Floats:
+    """USER_FEATURES, float32 `[n, 9]`. `sessions` is int64 `[n, 3]`: open session's start and last time, events."""
+    hour, day, week = (_counts(panes, as_of_ms, name) for name in ("1h", "1d", "7d"))
+    total = longs[:, TOTALS:].sum(axis=1)
+    open_session = sessions[:, 2] > 0
+    return _columns(
+        np.log1p(_active(hour)),
+        np.log1p(_active(day)),
+        np.log1p(_active(week)),
+        np.log1p(week[:, _PURCHASE]),
+        np.log1p(hour[:, _CLICK]),
+        np.log1p(total),
+        np.log1p(sessions[:, 2]),
+        np.where(open_session, _log_hours(as_of_ms - sessions[:, 0]), 0.0),
+        _log_hours_since(longs[:, LAST_TS], as_of_ms),
+    )
+
+
+def cross_columns(
+    counts: Longs, touch_ts_ms: Longs, session_start_ms: Times, latest: Flags, position: Times, as_of_ms: Times
+) -> Floats:
+    """CROSS_FEATURES, float32 `[n, 10]`.
+
+    `counts` is int64 `[n, 2]` (times, purchases); `touch_ts_ms` int64 `[n, TOUCHES_KEPT]`, oldest first, 0 where empty;
+    `position` int64 `[n]`, -1 without one.
+    """
+    held = touch_ts_ms > 0
+    kept = held.sum(axis=1)
+    last_ts_ms = touch_ts_ms.max(axis=1)
+    first_ts_ms = np.where(held, touch_ts_ms, np.iinfo(np.int64).max).min(axis=1)
+    age_hours = np.maximum(as_of_ms[:, None] - touch_ts_ms, 0) / HOUR_MS
+    gap_ms = (last_ts_ms - first_ts_ms) / np.maximum(kept - 1, 1)
+    age_ms = np.maximum(as_of_ms - last_ts_ms, 0)
+    with_cycle = (kept > 1) & (gap_ms > 0)
+    cycle = np.log(np.maximum(age_ms, 1) / np.where(with_cycle, gap_ms, 1))
+    return _columns(
+        np.log1p(counts[:, 0]),
+        np.log1p(counts[:, 1]),
+        _log_hours_since(last_ts_ms, as_of_ms),
+        *(np.where(held, np.exp(-age_hours / decay_hours), 0).sum(axis=1) for decay_hours in (1440.0, 168.0, 1.0)),
+        (kept > 0) & (session_start_ms > 0) & (last_ts_ms >= session_start_ms),
+        latest,
+        np.where(with_cycle, np.clip(cycle, -6, 6), 0.0),
+        np.where(position < 0, -1.0, np.log1p(np.maximum(position, 0))),
+    )
+
+
+def item_columns(panes: Panes, longs: Longs, covisits: Times, as_of_ms: Times) -> Floats:
+    """ITEM_FEATURES, float32 `[n, 16]`. `covisits` is int64 `[n]`: co-visits with the user's latest items."""
+    minutes, hour, day, week = (_counts(panes, as_of_ms, name) for name in ("5m", "1h", "1d", "7d"))
+    totals = longs[:, TOTALS:]
+    looked = totals[:, _VIEW] + totals[:, _CLICK]
+    mean_value = longs[:, VALUE_MILLI] / (1000 * np.maximum(longs[:, VALUE_COUNT], 1))
+    return _columns(
+        np.log1p(_active(minutes)),
+        np.log1p(_active(hour)),
+        np.log1p(_active(day)),
+        np.log1p(hour[:, _CLICK]),
+        np.log1p(week[:, _CLICK]),
+        np.log1p(day[:, _PURCHASE]),
+        np.log1p(week[:, _PURCHASE]),
+        np.log1p(totals[:, _PURCHASE]),
+        np.log1p(totals.sum(axis=1)),
+        (week[:, _CLICK] + _PRIOR_TRIALS * _CLICK_PRIOR) / (week[:, _IMPRESSION] + _PRIOR_TRIALS),
+        (totals[:, _PURCHASE] + _PRIOR_TRIALS * _CONVERSION_PRIOR) / (looked + totals[:, _PURCHASE] + _PRIOR_TRIALS),
+        np.log((_active(day) + 1.0) / (_active(week) / 7 + 1.0)),
+        _log_hours_since(longs[:, FIRST_TS], as_of_ms),
+        _log_hours_since(longs[:, LAST_TS], as_of_ms),
+        np.log1p(np.maximum(mean_value, 0)),
+        np.log1p(covisits),
+    )
+
+
+def _counts(panes: Panes, as_of_ms: Times, window: str) -> Panes:
+    return window_counts(panes, as_of_ms, WINDOWS[WINDOW_INDEX[window]])
+
+
+def _active(counts: Panes) -> NDArray[np.int64]:
+    """What users did: everything but being shown something."""
+    total: NDArray[np.int64] = counts.sum(axis=1) - counts[:, _IMPRESSION]
+    return total
+
+
+def _log_hours(elapsed_ms: Times) -> NDArray[np.float64]:
+    hours: NDArray[np.float64] = np.log1p(np.maximum(elapsed_ms, 0) / HOUR_MS)
+    return hours
+
+
+def _log_hours_since(ts_ms: Times, as_of_ms: Times) -> NDArray[np.float64]:
+    return np.where(ts_ms > 0, _log_hours(as_of_ms - ts_ms), np.log1p(NEVER_HOURS))
+
+
+def _columns(*columns: NDArray[np.generic]) -> Floats:
+    return np.stack(columns, axis=1).astype(np.float32)

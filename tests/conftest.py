@@ -1,0 +1,21 @@
+"""What the whole suite shares: one real Kafka, started when the first test asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from persona_stream.broker import EmbeddedBroker
+
+
+@pytest.fixture(scope="session")
+def jar_cache() -> Path:
+    """The folder that keeps Kafka's jars between runs: the one the demo uses as well."""
+    return Path(__file__).parents[1] / ".persona" / "cache"
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, jar_cache: Path) -> Iterator[str]:
+    """Bootstrap address (`127.0.0.1:PORT`) of this session's Kafka; each test names its own topics."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("kafka"), port=0, cache_dir=jar_cache) as broker:
+        yield broker.bootstrap
