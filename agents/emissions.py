@@ -7,6 +7,19 @@ from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.topics import Topics
 
+FORWARDED = "persona.forwarded"
+"""Header of a record sent on to its key's partition: `partition/offset` it came from."""
+
+
+def forwarded_from(record: KafkaRecord) -> tuple[int, int] | None:
+    """Partition and offset that a record was sent on from, None if it was published where it is."""
+    for name, value in record.headers:
+        if name == FORWARDED:
+            partition, _, offset = value.partition(b"/")
+            if partition.isdigit() and offset.isdigit():
+                return int(partition), int(offset)
+    return None
+
 
 class Emissions:
     """Collects what a slice gives rise to. The worker writes it before the table's changes: see ADR 0002."""
@@ -21,10 +34,11 @@ class Emissions:
         """A record for another topic, keyed."""
         self.by_topic.setdefault(topic, []).append(Record(key.encode(), value))
 
-    def forward(self, topic: str, record: KafkaRecord) -> None:
-        """The record as it is, for the partition that its key belongs to."""
+    def forward(self, part: Slice, record: KafkaRecord) -> None:
+        """The record as it is, for the partition of the same topic that its key belongs to."""
         assert record.key is not None
-        self.by_topic.setdefault(topic, []).append(Record(record.key, record.value, list(record.headers)))
+        headers = [*record.headers, (FORWARDED, f"{part.partition}/{record.offset}".encode())]
+        self.by_topic.setdefault(part.topic, []).append(Record(record.key, record.value, headers))
 
     def dead_letter(self, part: Slice, record: KafkaRecord, error: EventError) -> None:
         """Raw bytes, reason and origin of what can't be used (header names of KIP-1034)."""
@@ -40,7 +54,8 @@ class Emissions:
     def _put_aside(self, topic: str, part: Slice, record: KafkaRecord, reason: str, message: str) -> None:
         origin = f"{part.topic}/{part.partition}/{record.offset}"
         headers = [
-            *record.headers,
+            # Without where it was sent on from: published again, it is a new record.
+            *(header for header in record.headers if header[0] != FORWARDED),
             ("persona.reason", reason.encode()),
             ("persona.key", record.key or b""),
             ("__streams.errors.exception", b"EventError"),

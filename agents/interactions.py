@@ -1,13 +1,13 @@
 """The interactions agent: `events.v1` -> table `users`, and every event re-keyed for the items agent.
 
 For a batch of one partition: decode and check each event, fold it into its user's state, and hand it on to its items.
-An outcome (click, cart, purchase) becomes an example: what was known of the user just before goes with it, and with a few
-items that the user did not choose.
+An outcome (click, cart, purchase) becomes an example: what was known of the user just before goes with it, and with a
+few items that the user did not choose.
 """
 
-from agents.emissions import Emissions
+from agents.emissions import Emissions, forwarded_from
 from persona_stream.kafka.writer import Partitioner
-from persona_stream.stream.partition import Partition
+from persona_stream.stream.partition import Partition, Progress
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
@@ -15,7 +15,7 @@ from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, 
 from persona_stream.vocabulary.messages import ItemEvent, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.person import PersonRows, co_visited
-from tables.users import Impression, Rules, UserState, admit, answered_impression, apply_event, value_milli
+from tables.users import Impression, Rules, UserState, admit, answered_impression, apply_event, segment_of, value_milli
 
 SHOWN_NEGATIVES = 3
 """How many of the items shown beside the chosen one become negatives."""
@@ -53,7 +53,7 @@ class Interactions:
         fold = _SliceFold(part, users, self._rules, out, with_examples=self._with_examples)
         progress = users.progress
         for record in part:
-            if record.offset <= progress.offset:
+            if record.offset <= progress.offset or self._sent_on_before(record, progress, out):
                 continue
             event = self._checked(part, record, users, out)
             if event is None:
@@ -70,6 +70,19 @@ class Interactions:
         progress.advance(part)
         return out
 
+    @staticmethod
+    def _sent_on_before(record: KafkaRecord, progress: Progress, out: Emissions) -> bool:
+        """Whether a record sent on from another partition came a second time: after a crash there, at a new offset."""
+        origin = forwarded_from(record) if record.headers else None
+        if origin is None:
+            return False
+        partition, offset = origin
+        if offset <= progress.forwarded.get(partition, -1):
+            out.outcomes["redelivered"] += 1
+            return True
+        progress.forwarded[partition] = offset
+        return False
+
     def _checked(self, part: Slice, record: KafkaRecord, users: Partition[UserState], out: Emissions) -> Event | None:
         try:
             event = parse_event(record.value)
@@ -82,7 +95,7 @@ class Interactions:
         # known here is in the right one; a new one is looked up, and sent on if this is not it.
         if event.user not in users and self._partition_of(key) != part.partition:
             out.outcomes["rerouted"] += 1
-            out.forward(part.topic, record)
+            out.forward(part, record)
             return None
         return event
 
@@ -130,7 +143,7 @@ class _SliceFold:
         shown = event.items if event.type == "impression" and event.items else [event.item] if event.item else []
         kind = KIND_INDEX.get(event.type, OTHER)
         amount = value_milli(event)
-        segment = _segment(event, self._rules.segment_field)
+        segment = segment_of(event, self._rules)
         # Showing an item is no co-visit: only what users do relates items.
         recent = [] if kind == _IMPRESSION else co_visited(state)
         return [
@@ -192,11 +205,6 @@ class _SliceFold:
         ring.append(item)
         if len(ring) > RECENT_KEPT:
             del ring[0]
-
-
-def _segment(event: Event, field: str) -> str:
-    segment = event.context.get(field) if event.context else None
-    return segment if isinstance(segment, str) else ""
 
 
 def _key_of(record: KafkaRecord, event: Event) -> bytes:

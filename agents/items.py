@@ -4,12 +4,14 @@ An event that is part of an example brings the user's side of its features along
 just before the event, and the row goes to `examples.v1`.
 """
 
+import msgspec
 import numpy as np
 
 from agents.emissions import Emissions
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import Slice
+from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.messages import Example, ItemEvent, decode_item_event, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
@@ -31,13 +33,16 @@ class Items:
         for record in part:
             if record.offset <= progress.offset or record.value is None:
                 continue
-            event = decode_item_event(record.value)
+            event = _decoded(part, record, out)
+            if event is None:
+                continue
+            # Redeliveries too: after a crash the watermark must be what it was.
+            progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
             state = items.change(event.item)
             if event.label >= 0:
                 rows.add(state, event, record.offset)
             if apply_item_event(state, event):
                 out.outcomes["applied"] += 1
-                progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
             else:
                 out.outcomes["redelivered"] += 1
                 if event.label >= 0:
@@ -46,6 +51,14 @@ class Items:
             out.emit(self._topics.examples, user, example)
         progress.advance(part)
         return out
+
+
+def _decoded(part: Slice, record: KafkaRecord, out: Emissions) -> ItemEvent | None:
+    try:
+        return decode_item_event(record.value or b"")
+    except msgspec.DecodeError as error:
+        out.dead_letter(part, record, EventError("bad_shape", f"not an item event: {error}"))
+        return None
 
 
 class _ItemRows:

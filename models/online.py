@@ -89,17 +89,19 @@ def learn(state: OnlineState, features: Floats, labels: NDArray[np.integer]) -> 
 def fold_examples(state: LearnerState, examples: Sequence[tuple[int, Example]]) -> None:
     """Learn from one partition's records, (offset, example) in offset order.
 
-    What was applied before is skipped. Weights that belong to other features than today's are dropped: their keys
-    would mean something else.
+    What was applied before is skipped, be it the record or the same example written a second time. Weights that
+    belong to other features than today's are dropped: their keys would mean something else.
     """
     if state.feature_hash != FEATURE_HASH:
         state.feature_hash, state.online = FEATURE_HASH, OnlineState()
-    fresh = [(offset, example) for offset, example in examples if offset > state.applied]
-    if not fresh:
-        return
-    usable = [example for _, example in fresh if _is_usable(example)]
+    fresh: list[Example] = []
+    for offset, example in examples:
+        if offset > state.applied:
+            state.applied = offset
+            if _is_first(state.sources, example):
+                fresh.append(example)
+    usable = [example for example in fresh if _is_usable(example)]
     state.refused += len(fresh) - len(usable)
-    state.applied = fresh[-1][0]
     if usable:
         rows = np.frombuffer(b"".join(example.features for example in usable), dtype=np.float32)
         labels = np.array([label for example in usable for label in example.labels], dtype=np.int64)
@@ -134,6 +136,15 @@ class OnlineScorer:
     def predict(self, features: Floats) -> Probabilities:
         """Probability of a positive outcome for each row: float32 `[n, F]` to float64 `[n]`."""
         return _probabilities(self._weights[bin_keys(features)].sum(axis=1) + self._intercept)
+
+
+def _is_first(sources: dict[int, int], example: Example) -> bool:
+    if example.source_partition < 0:
+        return True
+    if example.source_offset <= sources.get(example.source_partition, -1):
+        return False
+    sources[example.source_partition] = example.source_offset
+    return True
 
 
 def _is_usable(example: Example) -> bool:

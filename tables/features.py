@@ -6,6 +6,7 @@ the item, and of the item. Counts enter as log1p and times as log1p of hours, so
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from msgspec import Struct
@@ -19,17 +20,18 @@ from tables.counters import (
     VALUE_COUNT,
     VALUE_MILLI,
     WINDOW_INDEX,
-    WINDOWS,
     Floats,
     Longs,
     Panes,
     Times,
-    window_counts,
+    all_window_counts,
 )
 
 HOUR_MS = 3_600_000
 NEVER_HOURS = 100_000.0
 """Stands for "it never happened": about eleven years, beyond any real age."""
+TIMES, PURCHASES, LAST_INTEREST, LAST_PURCHASE, TOUCH_HEAD = range(5)
+"""What is held of a user with an item, in order; the latest times with it follow from TOUCH_HEAD on."""
 TOUCHES_KEPT = 8
 """How many of the user's latest times with an item are kept."""
 RECENT_ITEMS = 5
@@ -65,12 +67,15 @@ USER_FEATURES = (
 CROSS_FEATURES = (
     Feature("pair_touches", "log1p of the user's times with the item", _COUNT_EDGES),
     Feature("pair_purchases", "log1p of the user's purchases of the item", _COUNT_EDGES),
-    Feature("pair_idle_hours", "log1p of hours since the user's last time with the item", _HOURS_EDGES),
+    Feature(
+        "pair_interest_idle_hours", "log1p of hours since the user last had to do with it, not buying", _HOURS_EDGES
+    ),
+    Feature("pair_bought_idle_hours", "log1p of hours since the user last bought it", _HOURS_EDGES),
     Feature("pair_decayed_60d", "the user's times with the item, each worth exp(-age / 60 d)", _DECAY_EDGES),
     Feature("pair_decayed_7d", "the user's times with the item, each worth exp(-age / 7 d)", _DECAY_EDGES),
-    Feature("pair_decayed_1h", "the user's times with the item, each worth exp(-age / 1 h)", _DECAY_EDGES),
-    Feature("pair_in_session", "1 if the user was with the item in the open session", (0.5,)),
-    Feature("pair_is_latest", "1 if the item is the user's latest", (0.5,)),
+    Feature("pair_interest_in_session", "1 if the user had to do with it in the open session, not buying", (0.5,)),
+    Feature("pair_bought_in_session", "1 if the user bought it in the open session", (0.5,)),
+    Feature("pair_is_latest", "1 if the user's latest interaction was with it, not buying", (0.5,)),
     Feature("pair_cycle", "log of age over the mean gap between times, 0 where unknown", _SIGNED_EDGES),
     Feature("position", "log1p of the 0-based place in the list given, -1 without one", _PLACE_EDGES),
 )
@@ -107,7 +112,7 @@ Flags = NDArray[np.bool_]
 
 def user_columns(panes: Panes, longs: Longs, sessions: Longs, as_of_ms: Times) -> Floats:
     """USER_FEATURES, float32 `[n, 9]`. `sessions` is int64 `[n, 3]`: open session's start and last time, events."""
-    hour, day, week = (_counts(panes, as_of_ms, name) for name in ("1h", "1d", "7d"))
+    _, hour, day, week = _by_window(panes, as_of_ms)
     total = longs[:, TOTALS:].sum(axis=1)
     open_session = sessions[:, 2] > 0
     return _columns(
@@ -123,14 +128,13 @@ def user_columns(panes: Panes, longs: Longs, sessions: Longs, as_of_ms: Times) -
     )
 
 
-def cross_columns(
-    counts: Longs, touch_ts_ms: Longs, session_start_ms: Times, latest: Flags, position: Times, as_of_ms: Times
-) -> Floats:
-    """CROSS_FEATURES, float32 `[n, 10]`.
+def cross_columns(pairs: Longs, session_start_ms: Times, latest: Flags, position: Times, as_of_ms: Times) -> Floats:
+    """CROSS_FEATURES, float32 `[n, 11]`.
 
-    `counts` is int64 `[n, 2]` (times, purchases); `touch_ts_ms` int64 `[n, TOUCHES_KEPT]`, oldest first, 0 where empty;
-    `position` int64 `[n]`, -1 without one.
+    `pairs` is int64 `[n, TOUCH_HEAD + TOUCHES_KEPT]`: what is held of the user with each item, 0 where empty;
+    `position` int64 `[n]`, -1 without one; `session_start_ms` and `as_of_ms` are `[n]`, or `[1]` for all.
     """
+    touch_ts_ms = pairs[:, TOUCH_HEAD:]
     held = touch_ts_ms > 0
     kept = held.sum(axis=1)
     last_ts_ms = touch_ts_ms.max(axis=1)
@@ -140,12 +144,15 @@ def cross_columns(
     age_ms = np.maximum(as_of_ms - last_ts_ms, 0)
     with_cycle = (kept > 1) & (gap_ms > 0)
     cycle = np.log(np.maximum(age_ms, 1) / np.where(with_cycle, gap_ms, 1))
+    in_session = session_start_ms > 0
     return _columns(
-        np.log1p(counts[:, 0]),
-        np.log1p(counts[:, 1]),
-        _log_hours_since(last_ts_ms, as_of_ms),
-        *(np.where(held, np.exp(-age_hours / decay_hours), 0).sum(axis=1) for decay_hours in (1440.0, 168.0, 1.0)),
-        (kept > 0) & (session_start_ms > 0) & (last_ts_ms >= session_start_ms),
+        np.log1p(pairs[:, TIMES]),
+        np.log1p(pairs[:, PURCHASES]),
+        _log_hours_since(pairs[:, LAST_INTEREST], as_of_ms),
+        _log_hours_since(pairs[:, LAST_PURCHASE], as_of_ms),
+        *(np.where(held, np.exp(-age_hours / decay_hours), 0).sum(axis=1) for decay_hours in (1440.0, 168.0)),
+        in_session & (pairs[:, LAST_INTEREST] >= session_start_ms),
+        in_session & (pairs[:, LAST_PURCHASE] >= session_start_ms),
         latest,
         np.where(with_cycle, np.clip(cycle, -6, 6), 0.0),
         np.where(position < 0, -1.0, np.log1p(np.maximum(position, 0))),
@@ -153,8 +160,11 @@ def cross_columns(
 
 
 def item_columns(panes: Panes, longs: Longs, covisits: Times, as_of_ms: Times) -> Floats:
-    """ITEM_FEATURES, float32 `[n, 16]`. `covisits` is int64 `[n]`: co-visits with the user's latest items."""
-    minutes, hour, day, week = (_counts(panes, as_of_ms, name) for name in ("5m", "1h", "1d", "7d"))
+    """ITEM_FEATURES, float32 `[n, 16]`; `as_of_ms` is `[n]`, or `[1]` for all.
+
+    `covisits` is int64 `[n]`: co-visits with the user's latest items.
+    """
+    minutes, hour, day, week = _by_window(panes, as_of_ms)
     totals = longs[:, TOTALS:]
     looked = totals[:, _VIEW] + totals[:, _CLICK]
     mean_value = longs[:, VALUE_MILLI] / (1000 * np.maximum(longs[:, VALUE_COUNT], 1))
@@ -178,8 +188,10 @@ def item_columns(panes: Panes, longs: Longs, covisits: Times, as_of_ms: Times) -
     )
 
 
-def _counts(panes: Panes, as_of_ms: Times, window: str) -> Panes:
-    return window_counts(panes, as_of_ms, WINDOWS[WINDOW_INDEX[window]])
+def _by_window(panes: Panes, as_of_ms: Times) -> Iterator[Panes]:
+    """Counts by kind in the windows of 5 min, 1 h, 1 d and 7 d, each int32 `[n, len(KINDS)]`."""
+    counts = all_window_counts(panes, as_of_ms)
+    return (counts[:, WINDOW_INDEX[name]] for name in ("5m", "1h", "1d", "7d"))
 
 
 def _active(counts: Panes) -> NDArray[np.int64]:

@@ -44,6 +44,9 @@ class LearnerState(Struct, array_like=True):
     feature_hash: str = FEATURE_HASH
     """The features that the weights belong to."""
     online: OnlineState = field(default_factory=OnlineState)
+    sources: dict[int, int] = {}
+    """Partition of the item events -> highest offset there whose example was applied: the items agent may write the
+    same example twice, at two offsets, when it crashes between its examples and its changelog."""
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tables.counters import Floats, Longs, stack_longs, stack_panes
-from tables.features import RECENT_ITEMS, TOUCHES_KEPT, cross_columns, user_columns
-from tables.users import UserState, open_session, recent_items
+from tables.features import RECENT_ITEMS, TOUCH_HEAD, TOUCHES_KEPT, cross_columns, user_columns
+from tables.users import UserState, latest_interest, open_session, recent_items
 
-_PAIR_WIDTH = 2 + TOUCHES_KEPT
+_PAIR_WIDTH = TOUCH_HEAD + TOUCHES_KEPT
 _NEVER: list[int] = []
 
 
@@ -23,20 +23,15 @@ def person_columns(state: UserState, items: Sequence[str], as_of_ms: int, gap_ms
     `ordered`: the items came in an order that was or will be shown, so their places are a feature.
     """
     session = open_session(state, as_of_ms, gap_ms)
-    user = user_columns(
-        stack_panes([state.panes]), stack_longs([state.longs]), np.array([session]), np.array([as_of_ms])
-    )
+    as_of = np.array([as_of_ms])
+    user = user_columns(stack_panes([state.panes]), stack_longs([state.longs]), np.array([session]), as_of)
     n = len(items)
-    recent = recent_items(state, 1)
-    latest = np.zeros(n, dtype=np.bool_)
-    if recent and recent[0] in items:
-        latest[items.index(recent[0])] = True
+    interest = latest_interest(state)
+    latest = np.array([item == interest for item in items], dtype=np.bool_)
     pair = _pair_block([state.touched.get(item, _NEVER) for item in items])
     position = np.arange(n) if ordered else np.full(n, -1)
-    cross = cross_columns(
-        pair[:, :2], pair[:, 2:], np.full(n, session[0]), latest, position, np.full(n, as_of_ms, dtype=np.int64)
-    )
-    return np.hstack([np.broadcast_to(user, (n, user.shape[1])), cross])
+    cross = cross_columns(pair, np.array(session[:1]), latest, position, as_of)
+    return np.hstack([np.repeat(user, n, axis=0), cross])
 
 
 class PersonRows:
@@ -66,7 +61,7 @@ class PersonRows:
         """Copy what the user had with an item."""
         self._user_of_row.append(len(self._as_of_ms) - 1)
         self._touches.append(list(state.touched.get(item, _NEVER)))
-        self._latest.append(bool(state.history) and state.history[-1][1] == item)
+        self._latest.append(item == latest_interest(state))
         self._positions.append(position)
 
     def columns(self) -> Floats:
@@ -76,8 +71,7 @@ class PersonRows:
         owner: NDArray[np.int64] = np.array(self._user_of_row)
         pair = _pair_block(self._touches)
         cross = cross_columns(
-            pair[:, :2],
-            pair[:, 2:],
+            pair,
             sessions[owner, 0],
             np.array(self._latest),
             np.array(self._positions),

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, Event
 from tables.counters import LONGS_BYTES, PANES_BYTES, add
-from tables.features import TOUCHES_KEPT
+from tables.features import LAST_INTEREST, LAST_PURCHASE, PURCHASES, TIMES, TOUCH_HEAD, TOUCHES_KEPT
 
 SEEN_KEPT = 64
 HISTORY_KEPT = 50
@@ -21,6 +21,9 @@ ITEMS_KEPT = 256
 SESSIONS_KEPT = 8
 PENDING_KEPT = 8
 """How much of each is kept a user: state stays within a few kilobytes whatever a user does."""
+
+SEGMENT_CHARS = 64
+"""A longer one is no segment: it would be kept with every item that the user touches."""
 
 _IMPRESSION = KIND_INDEX["impression"]
 _CLICK = KIND_INDEX["click"]
@@ -54,7 +57,7 @@ class UserState(Struct, array_like=True):
     history: list[Visit] = []
     """The latest interactions with items, oldest first."""
     touched: dict[str, list[int]] = {}
-    """Item -> [times, purchases, event times of the latest TOUCHES_KEPT, oldest first]."""
+    """Item -> [times, purchases, last time without buying (ms), last purchase (ms), latest TOUCHES_KEPT times (ms)]."""
     sessions: list[list[int]] = []
     """[start ms, last ms, events], oldest first, the latest SESSIONS_KEPT."""
     sessions_before: int = 0
@@ -85,10 +88,9 @@ def apply_event(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Non
         state.attributed += 1
     add(state.panes, state.longs, kind, ts_ms, value_milli(event))
     _extend_sessions(state, ts_ms, rules.session_gap_ms)
-    if event.context is not None and ts_ms >= state.segment_ts_ms:
-        segment = event.context.get(rules.segment_field)
-        if isinstance(segment, str):
-            state.segment, state.segment_ts_ms = segment, ts_ms
+    segment = segment_of(event, rules)
+    if segment and ts_ms >= state.segment_ts_ms:
+        state.segment, state.segment_ts_ms = segment, ts_ms
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms)
     elif event.item is not None:
@@ -98,6 +100,12 @@ def apply_event(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Non
 def value_milli(event: Event) -> int:
     """The event's value in thousandths, 0 without one."""
     return round(event.value * 1000) if event.value else 0
+
+
+def segment_of(event: Event, rules: Rules) -> str:
+    """The user's segment as the event tells it, empty where it tells none or one longer than SEGMENT_CHARS."""
+    segment = event.context.get(rules.segment_field) if event.context else None
+    return segment if isinstance(segment, str) and len(segment) <= SEGMENT_CHARS else ""
 
 
 def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:
@@ -119,8 +127,15 @@ def recent_items(state: UserState, limit: int) -> list[str]:
     return found
 
 
+def latest_interest(state: UserState) -> str | None:
+    """The item of the user's latest interaction, unless that was a purchase."""
+    if not state.history or state.history[-1][2] == _PURCHASE:
+        return None
+    return state.history[-1][1]
+
+
 def answered_impression(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Impression | None:
-    """The impression that a click (cart, purchase) answers: that of its decision, else the latest that showed the item."""
+    """The impression that a click (cart, purchase) answers: that of its decision, else the latest with the item."""
     for impression in reversed(state.pending):
         shown_ms, shown_id, items = impression
         if not 0 <= ts_ms - shown_ms <= rules.attribution_window_ms:
@@ -168,12 +183,15 @@ def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
         del state.history[0]
     touches = state.touched.get(item)
     if touches is None:
-        touches = state.touched[item] = [0, 0]
-    touches[0] += 1
-    touches[1] += kind == _PURCHASE
-    insort(touches, ts_ms, lo=2)
-    if len(touches) > 2 + TOUCHES_KEPT:
-        del touches[2]
+        touches = state.touched[item] = [0] * TOUCH_HEAD
+    touches[TIMES] += 1
+    bought = kind == _PURCHASE
+    touches[PURCHASES] += bought
+    latest = LAST_PURCHASE if bought else LAST_INTEREST
+    touches[latest] = max(touches[latest], ts_ms)
+    insort(touches, ts_ms, lo=TOUCH_HEAD)
+    if len(touches) > TOUCH_HEAD + TOUCHES_KEPT:
+        del touches[TOUCH_HEAD]
     if len(state.touched) > ITEMS_KEPT:
         _forget_oldest(state.touched)
 

@@ -40,8 +40,7 @@ def main(arguments: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
         pass_fds=(lock_fd,),
-        # Safe here: there is no other thread that could hold a lock at the fork.
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  # no other thread could hold a lock at the fork
     )
     print(child.pid, flush=True)
     sys.stdout.close()

@@ -142,9 +142,7 @@ class EmbeddedBroker:
                     return
             raise logs.error(f"Kafka lost its port to another process {_PORT_ATTEMPTS} times.")
 
-    def _launch(
-        self, class_path: Sequence[Path], lock: HomeLock, logs: StartLogs, on_progress: OnProgress
-    ) -> bool:
+    def _launch(self, class_path: Sequence[Path], lock: HomeLock, logs: StartLogs, on_progress: OnProgress) -> bool:
         """Whether Kafka is up; False when another process was quicker to take its port."""
         self._port, controller_port = free_ports(self._wished_port)
         properties = server_properties(self._port, controller_port)
@@ -174,9 +172,7 @@ class EmbeddedBroker:
         if exit_code != 0:
             raise logs.error(f"The data folder could not be formatted ({exit_reason(exit_code)}).")
 
-    def _run(
-        self, class_path: Sequence[Path], lock: HomeLock, main_class: str, *arguments: str
-    ) -> GuardedProcess:
+    def _run(self, class_path: Sequence[Path], lock: HomeLock, main_class: str, *arguments: str) -> GuardedProcess:
         command = java_command(class_path, main_class, *arguments, heap_mb=self._heap_mb)
         return GuardedProcess(command, cwd=self._folder, console=self._console, lock_fd=lock.fd)
 

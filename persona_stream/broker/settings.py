@@ -48,6 +48,9 @@ _FIXED = {
     "offsets.retention.minutes": _YEAR_MIN,
     # The default of 128 MiB is allocated at the start and is a third of the process.
     "log.cleaner.dedupe.buffer.size": 32 * _MEBIBYTE,
+    # One node has none to fail over to: after a crash it may come back at once, rather than when its old session ends.
+    "broker.session.timeout.ms": 3000,
+    "broker.heartbeat.interval.ms": 500,
     "num.network.threads": 2,
     "num.io.threads": 4,
     "background.threads": 2,

@@ -1,5 +1,8 @@
 """Creating topics, and checking that those which exist fit."""
 
+import asyncio
+import time
+
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
@@ -7,9 +10,14 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
 from persona_stream.vocabulary.topics import TopicSpec, topic_specs
 
+VISIBLE_WITHIN_S = 15.0
+POLL_S = 0.05
+
 
 async def ensure_topics(settings: Settings) -> list[TopicSpec]:
-    """Create the topics that are missing and return all. Raises ConfigError where one has other partitions.
+    """Create the topics that are missing and return all, once brokers show them.
+
+    Raises ConfigError where one has other partitions than configured.
 
     Tables and their source topics are joined partition by partition, so a topic with another count would give
     wrong state, not an error, later.
@@ -22,7 +30,7 @@ async def ensure_topics(settings: Settings) -> list[TopicSpec]:
         missing = [spec for spec in specs if spec.name not in existing]
         if missing:
             await _create(admin, missing, settings.replication_factor)
-            existing |= {spec.name: spec.partitions for spec in missing}
+            existing |= await _until_visible(admin, {spec.name for spec in missing})
     finally:
         await admin.close()
     for spec in specs:
@@ -32,6 +40,19 @@ async def ensure_topics(settings: Settings) -> list[TopicSpec]:
                 hint="Set PERSONA_PARTITIONS to the topic's count, or use another PERSONA_NAMESPACE.",
             )
     return specs
+
+
+async def _until_visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
+    """Wait until brokers show new topics: the controller answers a creation before they know of it."""
+    deadline_s = time.monotonic() + VISIBLE_WITHIN_S
+    while not names <= (shown := await _partition_counts(admin)).keys():
+        if time.monotonic() > deadline_s:
+            listed = ", ".join(sorted(names - shown.keys()))
+            raise ConfigError(
+                f"topics {listed} were created, but brokers do not show them.", hint="Are all of them up?"
+            )
+        await asyncio.sleep(POLL_S)
+    return shown
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:

@@ -41,6 +41,7 @@ class Partitioner:
         self._known: dict[bytes, int] = {}
 
     def __call__(self, key: bytes) -> int:
+        """The partition of a key."""
         partition = self._known.get(key)
         if partition is None:
             if len(self._known) >= self._REMEMBERED:

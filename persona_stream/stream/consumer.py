@@ -7,6 +7,7 @@ Every topic of the app is delivered by the slice: a message's `value` is a `Slic
 topics need `SliceSchema`, which passes that value through.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
@@ -19,6 +20,9 @@ from faust.types.tuples import ConsumerMessage, ack_lock
 from mode.utils.futures import notify
 
 from persona_stream.stream.slices import CommitTracker, Slice
+
+EFFECTS_TIMEOUT_S = 5.0
+"""How long a rebalance waits for effects: within the session timeout, or the group goes on without this worker."""
 
 
 class SliceSchema(faust.Schema[Any, Any]):
@@ -37,6 +41,7 @@ class BatchingConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._trackers: dict[TP, CommitTracker] = defaultdict(CommitTracker)
+        self._seeking = False
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
@@ -46,6 +51,9 @@ class BatchingConsumer(driver.Consumer):
         if not self.flow_active:
             # A rebalance began while the fetch ran: what it brought may be another worker's by now.
             await self._forget_positions()
+            return
+        if self._seeking:
+            # Fetched from where the partitions stood before: the seek brings it again.
             return
         for tp, fetched in (records or {}).items():
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
@@ -89,6 +97,14 @@ class BatchingConsumer(driver.Consumer):
             notify(self._waiting_for_ack)
             return True
 
+    async def wait_empty(self) -> None:
+        """Before a rebalance or the end: wait for slices that agents work on, then for effects still on their way."""
+        await super().wait_empty()
+        unfinished = [effects for tracker in self._trackers.values() for effects in tracker.unfinished()]
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=EFFECTS_TIMEOUT_S)
+        await self.commit()
+
     def _filter_tps_with_pending_acks(self, topics: Iterable[Any] | None = None) -> Iterator[TP]:
         return (tp for tp in list(self._trackers) if topics is None or tp in topics or tp.topic in topics)
 
@@ -107,7 +123,11 @@ class BatchingConsumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Read again from the committed offsets; slices delivered before that don't count any more."""
         self._trackers.clear()
-        await super().perform_seek()
+        self._seeking = True
+        try:
+            await super().perform_seek()
+        finally:
+            self._seeking = False
 
     async def _forget_positions(self) -> None:
         try:

@@ -28,12 +28,16 @@ class Progress(Struct, array_like=True):
     """How many source records were folded, ever."""
     recent_items: list[str] = []
     """The latest items of the partition, newest last: where the interactions agent draws negatives from."""
+    forwarded: dict[int, int] = {}
+    """Partition -> offset there of the last record that it sent on to this one, where its key belongs."""
 
     def advance(self, part: Slice) -> None:
         """All of a slice was folded."""
+        if part.last_offset <= self.offset:
+            return
         self.events += sum(record.offset > self.offset for record in part)
-        self.offset = max(self.offset, part.last_offset)
-        self.appended_ms = max(self.appended_ms, part.records[-1].timestamp)
+        self.offset = part.last_offset
+        self.appended_ms = part.records[-1].timestamp
 
 
 _decode_progress = msgspec.msgpack.Decoder(Progress).decode

@@ -1,5 +1,6 @@
 """A slice of a partition, and the offsets that may be committed once slices were applied."""
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -27,13 +28,15 @@ class Slice:
     them, are not committed: a crash in between means that the slice is delivered again.
     """
 
-    __slots__ = ("applied", "partition", "records", "topic")
+    __slots__ = ("applied", "effects", "partition", "records", "topic")
 
     def __init__(self, topic: str, partition: int, records: Sequence[KafkaRecord]) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
         self.applied = False
+        self.effects: asyncio.Future[None] | None = None
+        """Done when the effects of a slice that was folded are in Kafka, or could not be written."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -80,6 +83,10 @@ class CommitTracker:
     def delivered(self, part: Slice) -> None:
         """Remember a slice that was handed to an agent."""
         self._in_flight.append(part)
+
+    def unfinished(self) -> Iterator[asyncio.Future[None]]:
+        """The effects of slices that were folded but are not in Kafka yet."""
+        return (part.effects for part in self._in_flight if part.effects is not None and not part.effects.done())
 
     def committable(self) -> int | None:
         """The next offset to read after a crash, or None if nothing more was applied since last asked."""

@@ -1,4 +1,4 @@
-"""A Faust table that writes each changed key once a slice, through a batch of its own."""
+"""A Faust table that is folded by the slice, and whose changelog is written by the batch."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
@@ -7,7 +7,6 @@ import faust
 from faust.stores import memory
 from faust.types import TP, EventT
 
-from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.consumer import SliceSchema
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.slices import Slice
@@ -38,6 +37,9 @@ class PartitionedStore(memory.Store[str, V], Generic[V]):
         """Restore slices of the changelog: recovery by the batch."""
         for event in batch:
             part = cast(Slice, event.value)
+            if part.topic != self._changelog:
+                # Faust hands a slice of a partition just revoked to whichever table it served last.
+                continue
             restore = self.partition(part.partition).restore
             for record in part:
                 restore(record.key or b"", record.value)
@@ -76,11 +78,14 @@ class PartitionedStore(memory.Store[str, V], Generic[V]):
 
 
 class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faust's own generics are incomplete
-    """A table whose changes are written once a slice: `partition(n)` to fold into, `write_changes(n)` when done."""
+    """A table folded by the slice: `partition(n)` is what an agent folds into.
 
-    def __init__(self, app: faust.App, *, codec: Codec[V], writer: BatchWriter, changelog: str, **kwargs: Any) -> None:
+    The agent takes `partition(n).take_changes()` after each slice and has them written to the changelog before it marks
+    the slice applied: one record a changed key, whatever the slice did to it.
+    """
+
+    def __init__(self, app: faust.App, *, codec: Codec[V], changelog: str, **kwargs: Any) -> None:
         self._codec = codec
-        self._writer = writer
         super().__init__(
             app,
             # Faust resumes changelog fetching for good where this is 1; slices are large, so 2 buffers little.
@@ -109,10 +114,6 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
     def partition(self, number: int) -> Partition[V]:
         """The state of a partition, to fold into."""
         return self.store.partition(number)
-
-    async def write_changes(self, number: int) -> None:
-        """Write every key changed since the last call, then the progress; returns when Kafka has them."""
-        await self._writer.write(self.changelog_topic_name, {number: self.partition(number).take_changes()})
 
     def __setitem__(self, key: str, value: V) -> None:
         """Set a key in an agent: it is in the partition of the current event."""

@@ -41,16 +41,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kafka_sasl_mechanism: str = "PLAIN"
     """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     kafka_sasl_username: str = ""
+    """With a SASL protocol: the user."""
     kafka_sasl_password: str = ""
+    """With a SASL protocol: the password."""
     kafka_ssl_cafile: str = ""
+    """With an SSL protocol: the authority's certificate (PEM); empty: the system's."""
     kafka_ssl_certfile: str = ""
+    """With an SSL protocol: the client's certificate (PEM), where the cluster asks for one."""
     kafka_ssl_keyfile: str = ""
+    """The client certificate's key (PEM), where it is not in the same file."""
     redis_url: str = ""
     """Empty: in-process caches only."""
     home: Path = Path(".persona")
     """Where the embedded broker keeps its data, and the downloads cache."""
     http_host: str = "127.0.0.1"
+    """The address that server and worker listen on; 0.0.0.0: all. There is no login: put a gateway in front."""
     http_port: Port = 8080
+    """The server's port."""
     worker_port: Port = 0
     """The worker's own `/livez` and `/metrics`; 0: not served."""
     namespace: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = "persona"
@@ -58,6 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partitions: Positive = 4
     """Partitions of the topics that `up`, `worker` and `topics` create. Fixed once they exist."""
     replication_factor: Positive = 1
+    """Copies of each topic that is created; 3 on a cluster that must outlive a broker."""
     allowed_lateness_ms: NotNegative = 3_600_000
     """An event older than its partition's watermark by more than this goes to the late topic."""
     max_future_skew_ms: NotNegative = 300_000

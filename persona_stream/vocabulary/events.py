@@ -49,8 +49,16 @@ T = TypeVar("T")
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 EventType = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
-# Later than this and milliseconds were mistaken for a finer unit; earlier than the epoch has no window.
+# Sums of thousandths stay within 64 bits for nine million events at the bound.
+Value = Annotated[float, Meta(ge=-1e9, le=1e9)]
+# Later than this and milliseconds were mistaken for a finer unit; earlier than the epoch has no window, and the epoch
+# itself is what an unset clock says: in the tables, 0 stands for "never".
 _LAST_TS_MS = 4_102_444_800_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The one way to write a NUL in JSON.
+_NUL = b"\\u0000"
+_DEEPEST = 32
+_INT_BITS = 63
 
 
 class Event(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -63,7 +71,7 @@ class Event(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     item: Id | None = None
     items: Annotated[list[Id], Meta(max_length=1000)] | None = None
     session: str | None = None
-    value: float | None = None
+    value: Value | None = None
     decision_id: str | None = None
     slot: str | None = None
     context: dict[str, Any] | None = None
@@ -96,7 +104,9 @@ def parse_event(raw: bytes | None) -> Event:
     """Decode and check one event. Raises EventError with one of REASONS."""
     event = _decode(_event_decoder, raw)
     ts = event.ts
-    event.ts = ts if type(ts) is int and 0 <= ts <= _LAST_TS_MS else parse_ts(ts)
+    event.ts = ts if type(ts) is int and 0 < ts <= _LAST_TS_MS else parse_ts(ts)
+    if raw is not None and _NUL in raw:
+        _refuse_nul(event.user, event.item or "", *(event.items or ()))
     if event.type == "impression":
         if not event.items and not event.item:
             raise EventError("missing_item", "an impression needs `items`, the ids shown in order")
@@ -109,6 +119,8 @@ def parse_item(raw: bytes | None) -> CatalogueItem:
     """Decode and check one catalogue item. Raises EventError with one of REASONS."""
     item = _decode(_item_decoder, raw)
     item.ts = parse_ts(item.ts)
+    _refuse_nul(item.id)
+    _check_storable(item.attributes, "$.attributes")
     if item.expires_at is not None:
         item.expires_at = parse_ts(item.expires_at)
     return item
@@ -118,6 +130,8 @@ def parse_profile(raw: bytes | None) -> Profile:
     """Decode and check one profile. Raises EventError with one of REASONS."""
     profile = _decode(_profile_decoder, raw)
     profile.ts = parse_ts(profile.ts)
+    _refuse_nul(profile.user)
+    _check_storable(profile.traits, "$.traits")
     return profile
 
 
@@ -131,9 +145,9 @@ def parse_ts(ts: int | str) -> int:
         if moment.tzinfo is None:
             raise EventError("bad_ts", f"`ts` has no time zone: {ts[:40]!r}; end it with Z or an offset")
         # Integer arithmetic: a float of seconds loses milliseconds to rounding.
-        delta = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        delta = moment - _EPOCH
         ts = (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
-    if not 0 <= ts <= _LAST_TS_MS:
+    if not 0 < ts <= _LAST_TS_MS:
         raise EventError("bad_ts", f"`ts` {ts} is outside 1970 to 2100 in epoch milliseconds; is the unit right?")
     return ts
 
@@ -143,6 +157,26 @@ def check_skew(ts_ms: int, appended_ms: int, max_future_skew_ms: int) -> None:
     if ts_ms > appended_ms + max_future_skew_ms:
         ahead_s = (ts_ms - appended_ms) / 1000
         raise EventError("future_ts", f"`ts` is {ahead_s:.0f} s after the record reached Kafka; is the clock right?")
+
+
+def _refuse_nul(*ids: str) -> None:
+    # A table keeps its own records under keys that begin with a NUL.
+    if any("\0" in name for name in ids):
+        raise EventError("bad_field", "an id holds a NUL character")
+
+
+def _check_storable(value: object, path: str, depth: int = 1) -> None:
+    """Refuse what JSON can say but the tables' MessagePack can't."""
+    if depth > _DEEPEST:
+        raise EventError("bad_field", f"nested deeper than {_DEEPEST} levels - at `{path[:80]}`")
+    if isinstance(value, dict):
+        for key, held in value.items():
+            _check_storable(held, f"{path}.{key}", depth + 1)
+    elif isinstance(value, list):
+        for held in value:
+            _check_storable(held, f"{path}[]", depth + 1)
+    elif isinstance(value, int) and value.bit_length() > _INT_BITS:
+        raise EventError("bad_field", f"an integer of more than {_INT_BITS} bits - at `{path[:80]}`")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T:

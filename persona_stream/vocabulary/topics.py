@@ -51,8 +51,8 @@ def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
     # Above the largest event, so that an oversized record reaches the dead-letter topic with its reason, whole.
     roomy = {"max.message.bytes": str(4 * MAX_EVENT_BYTES)}
     yield TopicSpec(topics.events, n, {**appended, **roomy, "retention.ms": "-1"})
-    yield TopicSpec(topics.items, n, {**compacted, **roomy})
-    yield TopicSpec(topics.profiles, n, {**compacted, **roomy})
+    yield TopicSpec(topics.items, n, {**compacted, **appended, **roomy})
+    yield TopicSpec(topics.profiles, n, {**compacted, **appended, **roomy})
     yield TopicSpec(topics.item_events, n, {"retention.ms": str(7 * _DAY_MS), **roomy})
     yield TopicSpec(topics.examples, n, {"retention.ms": "-1", **roomy})
     yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **roomy})

@@ -22,6 +22,7 @@ from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
+from persona_stream.worker.effects import Effects, describe
 from tables import catalogue, items, learner, profiles, users
 
 FETCH_BYTES = 2 * 1024 * 1024
@@ -59,15 +60,20 @@ class WorkerApp(faust.App):
     """The Faust app with batched delivery and one batch writer for all effects."""
 
     writer: BatchWriter
+    effects: list[Effects]
 
     async def on_start(self) -> None:
         """Connect the writer before any agent can need it."""
         await self.writer.start()
+        for effects in self.effects:
+            effects.start()
         await super().on_start()
 
     async def on_stop(self) -> None:
-        """Disconnect the writer once the agents have stopped."""
+        """Disconnect the writer once the agents have stopped and the consumer has waited for their effects."""
         await super().on_stop()
+        for effects in self.effects:
+            await effects.stop()
         await self.writer.stop()
 
 
@@ -90,13 +96,16 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
         # A rebalance waits for slices in flight, so that their effects are complete before another worker starts.
         stream_wait_empty=True,
         broker_commit_interval=1.0,
-        broker_session_timeout=20.0,
-        broker_heartbeat_interval=3.0,
+        # A worker that died holds its partitions for this long. Heartbeats have a thread of their own: a long fold does
+        # not miss them.
+        broker_session_timeout=8.0,
+        broker_heartbeat_interval=2.0,
         # The writer has the effects in Kafka before a slice counts as applied; Faust's own producer sends nothing.
         processing_guarantee="at_least_once",
     )
     app.transport = BatchingTransport([app.conf.broker[0]], app)
     app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
+    app.effects = []
     topics = Topics(settings.namespace)
     for spec in agent_specs(settings) if specs is None else specs:
         _add_agent(app, topics, spec)
@@ -104,50 +113,37 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
 
 
 def _add_agent(app: WorkerApp, topics: Topics, spec: AgentSpec) -> None:
-    table = ChangelogTable[Any](
-        app, name=spec.table, codec=spec.codec, writer=app.writer, changelog=topics.changelog(spec.table)
-    )
+    table = ChangelogTable[Any](app, name=spec.table, codec=spec.codec, changelog=topics.changelog(spec.table))
     app.tables.add(table)
+    effects = Effects(app.writer, table.changelog_topic_name, app.crash)
+    app.effects.append(effects)
 
     async def run(stream: StreamT[Slice]) -> None:
         async for part in stream:
+            started_s = perf_counter()
             try:
-                await apply_slice(app.writer, table, spec, part)
+                partition = table.partition(part.partition)
+                out = spec.fold.process(part, partition)
+                changes = partition.take_changes()
             except Exception as error:
                 # State in memory may be ahead of the changelog now: only a restart, which reads it again, is safe.
-                app.log.exception(
-                    "agent %s failed on %s/%s offsets %s to %s",
-                    spec.table, part.topic, part.partition, part.first_offset, part.last_offset,
-                )  # fmt: skip
+                app.log.exception("agent %s failed on %s", spec.table, describe(part))
                 await app.crash(error)
                 return
+            count(spec.table, part, out, perf_counter() - started_s)
+            await effects.submit(part, out, changes)
 
     app.agent(app.topic(spec.source, schema=SliceSchema()), name=f"agents.{spec.table}")(run)
 
 
-async def apply_slice(writer: BatchWriter, table: ChangelogTable[Any], spec: AgentSpec, part: Slice) -> None:
-    """Fold a slice and have its effects in Kafka: what it gives rise to first, then the table's changes.
-
-    In this order a crash in between repeats what others skip by offset; in the other it would lose it.
-    """
-    started_s = perf_counter()
-    out = spec.fold.process(part, table.partition(part.partition))
-    folded_s = perf_counter()
-    for topic, records in out.by_topic.items():
-        await writer.write_keyed(topic, records)
-    await table.write_changes(part.partition)
-    part.applied = True
-    _count(spec.table, part, out, folded_s - started_s, perf_counter() - folded_s)
-
-
-def _count(agent: str, part: Slice, out: Emissions, fold_s: float, write_s: float) -> None:
-    for outcome, count in out.outcomes.items():
-        metrics.EVENTS.labels(agent, outcome).inc(count)
-    for reason, count in out.dead_by_reason.items():
-        metrics.DEAD_LETTERS.labels(agent, reason).inc(count)
+def count(agent: str, part: Slice, out: Emissions, fold_s: float) -> None:
+    """Count what became of a slice's records."""
+    for outcome, records in out.outcomes.items():
+        metrics.EVENTS.labels(agent, outcome).inc(records)
+    for reason, records in out.dead_by_reason.items():
+        metrics.DEAD_LETTERS.labels(agent, reason).inc(records)
     metrics.SLICES.labels(agent).inc()
     metrics.FOLD_SECONDS.labels(agent).inc(fold_s)
-    metrics.WRITE_SECONDS.labels(agent).inc(write_s)
     metrics.APPLIED_TIMESTAMP.labels(agent, str(part.partition)).set(part.records[-1].timestamp / 1000)
 
 

@@ -14,24 +14,29 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.vocabulary.config import Settings
-from persona_stream.worker.app import WorkerApp, build_app
+from persona_stream.vocabulary.logs import configure_logging
+from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
 
 STOP_TIMEOUT_S = 20.0
 
 logger = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> NoReturn:
-    """Run until SIGTERM or SIGINT, then drain and exit the process: 1 if the app crashed, else 0."""
+def run_worker(settings: Settings, specs: list[AgentSpec] | None = None) -> NoReturn:
+    """Run until SIGTERM or SIGINT, then drain and exit the process: 1 if the app crashed, else 0.
+
+    `specs`: the agents to run, by default all.
+    """
+    configure_logging(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings))
+        runner.run(_run(settings, specs))
     raise AssertionError("the worker exits by itself")
 
 
-async def _run(settings: Settings) -> NoReturn:
+async def _run(settings: Settings, specs: list[AgentSpec] | None) -> NoReturn:
     await ensure_topics(settings)
     (settings.home / "worker").mkdir(parents=True, exist_ok=True)
-    app = build_app(settings)
+    app = build_app(settings, specs)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

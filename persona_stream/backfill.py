@@ -1,0 +1,249 @@
+"""Backfill: the event log replayed through the very folds of the stream, to make training examples of the past.
+
+Events are read from Kafka, put in event-time order and folded by the agents themselves. Whenever a user begins a new
+session, the serving engine is asked for candidates and features as of that moment; what the user then chose in it are
+the positives. So a ranker trains on just what it will be served.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from agents.interactions import Interactions
+from agents.items import Items
+from models.evaluation import Interval, bootstrap_interval, ndcg_at_k
+from models.topic_reader import read_topic
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.serving.decisions import DecisionLog
+from persona_stream.serving.engine import Engine, Question
+from persona_stream.serving.replica import Replica
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import EventError
+from persona_stream.vocabulary.events import POSITIVE_KINDS, Event, parse_event
+from persona_stream.vocabulary.messages import Example, encode
+from persona_stream.vocabulary.topics import Topics
+from tables import items as items_table
+from tables import users as users_table
+from tables.counters import Floats
+from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.items import ItemState
+from tables.users import UserState
+
+NEGATIVES_KEPT = 60
+"""Negatives kept of a session's candidates: more add bytes, hardly any order to learn."""
+MIN_ITEMS_KNOWN = 3
+"""A user with fewer items so far is left out: there is next to nothing to rank by."""
+TRENDING_EVERY_MS = 6 * 3_600_000
+WRITE_EVERY = 500
+PROGRESS_EVERY = 1000
+LAST = -1e300
+"""Below any score."""
+
+OnProgress = Callable[[int, int], None]
+"""(done, to do)"""
+LoggedEvent = tuple[int, Event, bytes]
+"""(event time in ms, event, its bytes)"""
+ScoreRows = Callable[[Floats], NDArray[np.floating]]
+
+
+class LogRecord(Struct, gc=False):
+    """A record of the log, as the agents take it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class SessionQuestion(Struct):
+    """What could be answered when a session began, and what the user chose in it."""
+
+    user: str
+    ts_ms: int
+    question: Question
+    chosen: set[str]
+
+    @property
+    def group(self) -> str:
+        """The same at each replay, so that a repeated backfill adds nothing."""
+        return f"{self.user}@{self.ts_ms}"
+
+    def labels(self) -> NDArray[np.int64]:
+        """1 for each candidate that was chosen, int64 `[n]`."""
+        return np.array([item in self.chosen for item in self.question.items], dtype=np.int64)
+
+    def example(self) -> Example:
+        """All positives and some negatives, picked by hash."""
+        labels = self.labels()
+        negatives = np.flatnonzero(labels == 0).tolist()
+        negatives.sort(key=lambda at: xxh3_64_intdigest(f"{self.group}/{self.question.items[at]}".encode()))
+        kept = sorted(np.flatnonzero(labels).tolist() + negatives[:NEGATIVES_KEPT])
+        return Example(
+            group=self.group,
+            user=self.user,
+            ts_ms=self.ts_ms,
+            feature_hash=FEATURE_HASH,
+            items=[self.question.items[at] for at in kept],
+            features=self.question.features[kept].tobytes(),
+            labels=labels[kept].tolist(),
+            origin="backfill",
+        )
+
+
+class Replay:
+    """Folds events in event-time order, and asks the engine at the beginning of a `share` of the sessions."""
+
+    def __init__(self, settings: Settings, *, share: float = 1.0) -> None:
+        self._share = share
+        # One partition holds all users here; it knows every key, so none is sent on to another.
+        self._settings = msgspec.structs.replace(settings, partitions=1)
+        self._replica = Replica(self._settings)
+        unused = DecisionLog(self._settings, BatchWriter(self._settings, client_id="backfill"))
+        self._engine = Engine(self._settings, self._replica, unused)
+        self._interactions = Interactions(self._settings, with_examples=False)
+        self._items_agent = Items(self._settings)
+        self._users: Partition[UserState] = Partition(users_table.codec)
+        self._items: Partition[ItemState] = Partition(items_table.codec)
+        self._open: dict[str, SessionQuestion] = {}
+        self._last_ms: dict[str, int] = {}
+        self._pending: list[LogRecord] = []
+        self._trending_ms = 0
+
+    def run(self, log: Sequence[LoggedEvent], on_progress: OnProgress) -> Iterator[SessionQuestion]:
+        """Questions with what was chosen, each as its session ends; those still open at the end come last."""
+        for offset, (ts_ms, event, raw) in enumerate(log):
+            if offset % PROGRESS_EVERY == 0:
+                on_progress(offset, len(log))
+            ended = self._before(event, ts_ms)
+            if ended is not None:
+                yield ended
+            self._pending.append(LogRecord(offset, ts_ms, event.user.encode(), raw))
+        self._fold_pending()
+        yield from self._open.values()
+
+    def _before(self, event: Event, ts_ms: int) -> SessionQuestion | None:
+        """Ask before an event that begins a session; returns the question of the user's session before."""
+        if event.type not in POSITIVE_KINDS or event.item is None:
+            return None
+        user = event.user
+        quiet_ms = ts_ms - self._last_ms.get(user, -self._settings.session_gap_ms - 1)
+        self._last_ms[user] = ts_ms
+        if quiet_ms <= self._settings.session_gap_ms:
+            if user in self._open:
+                self._open[user].chosen.add(event.item)
+            return None
+        ended = self._open.pop(user, None)
+        if self._in_sample(user, ts_ms):
+            self._fold_pending()
+            state = self._users.get(user)
+            if state is not None and len(state.touched) >= MIN_ITEMS_KNOWN:
+                self._open[user] = SessionQuestion(user, ts_ms, self._ask(user, state, ts_ms), {event.item})
+        return ended
+
+    def _in_sample(self, user: str, ts_ms: int) -> bool:
+        """The same sessions at every replay."""
+        return xxh3_64_intdigest(f"{user}@{ts_ms}".encode()) < self._share * 2**64
+
+    def _ask(self, user: str, state: UserState, ts_ms: int) -> Question:
+        if ts_ms - self._trending_ms > TRENDING_EVERY_MS:
+            self._engine.trending_items.refresh(ts_ms)
+            self._trending_ms = ts_ms
+        self._replica.users[user] = users_table.codec.encode(state)
+        return self._engine.question(user, self._engine.candidates(user, ts_ms), ts_ms, ordered=False)
+
+    def _fold_pending(self) -> None:
+        if not self._pending:
+            return
+        out = self._interactions.process(Slice("", 0, self._pending), self._users)
+        self._users.changed.clear()
+        self._pending = []
+        made = out.by_topic.get(Topics(self._settings.namespace).item_events, [])
+        if not made:
+            return
+        first = self._items.progress.offset + 1
+        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
+        self._items_agent.process(Slice("", 0, records), self._items)
+        for item in self._items.changed:
+            state = self._items.get(item)
+            if state is not None:
+                self._replica.items.put(item, state)
+        self._items.changed.clear()
+
+
+async def read_log(settings: Settings, on_progress: OnProgress) -> list[LoggedEvent]:
+    """The whole events topic in event-time order; what the stream would refuse is left out."""
+    log: list[tuple[int, int, int, Event, bytes]] = []
+    async for records in read_topic(settings, Topics(settings.namespace).events, on_progress=on_progress):
+        for record in records:
+            try:
+                event = parse_event(record.value)
+            except EventError:
+                continue
+            log.append((int(event.ts), record.partition, record.offset, event, record.value))
+    log.sort(key=lambda entry: entry[:3])
+    return [(ts_ms, event, raw) for ts_ms, _, _, event, raw in log]
+
+
+def next_session_ndcg(questions: Sequence[SessionQuestion], score: ScoreRows, *, seed: int = 1) -> Interval:
+    """NDCG@10 of ranking all candidates at the beginning of sessions, judged by everything chosen in them.
+
+    What was chosen but was no candidate counts as ranked last: finding candidates is judged along with ordering them.
+    """
+    labels, scores, sizes = [], [], []
+    for asked in questions:
+        missed = len(asked.chosen - set(asked.question.items))
+        labels.append(np.concatenate([asked.labels(), np.ones(missed, dtype=np.int64)]))
+        scores.append(np.concatenate([score(asked.question.features), np.full(missed, LAST)]))
+        sizes.append(len(labels[-1]))
+    values = ndcg_at_k(np.concatenate(labels), np.concatenate(scores), np.array(sizes))
+    return bootstrap_interval(values, seed=seed)
+
+
+def by_feature(name: str) -> ScoreRows:
+    """Ranking by one feature alone: the simple rules to beat."""
+    column = FEATURE_NAMES.index(name)
+    return lambda features: features[:, column]
+
+
+def session_starts(log: Sequence[LoggedEvent], gap_ms: int) -> int:
+    """How many sessions with an outcome the log holds."""
+    last_ms: dict[str, int] = {}
+    starts = 0
+    for ts_ms, event, _ in log:
+        if event.type in POSITIVE_KINDS and event.item is not None:
+            starts += ts_ms - last_ms.get(event.user, -gap_ms - 1) > gap_ms
+            last_ms[event.user] = ts_ms
+    return starts
+
+
+async def backfill(
+    settings: Settings, writer: BatchWriter, *, max_sessions: int, on_read: OnProgress, on_fold: OnProgress
+) -> list[SessionQuestion]:
+    """Replay the events topic, and write the examples of at most about `max_sessions` sessions.
+
+    Returns them in the order of time. Raises as `models.topic_reader.read_topic` does.
+    """
+    log = await read_log(settings, on_read)
+    share = min(1.0, max_sessions / max(1, session_starts(log, settings.session_gap_ms)))
+    replay = Replay(settings, share=share)
+    questions = await asyncio.to_thread(lambda: list(replay.run(log, on_fold)))
+    questions.sort(key=lambda asked: (asked.ts_ms, asked.user))
+    await write_examples(settings, writer, questions)
+    return questions
+
+
+async def write_examples(settings: Settings, writer: BatchWriter, questions: Sequence[SessionQuestion]) -> int:
+    """Write questions as examples; returns how many."""
+    topic = Topics(settings.namespace).examples
+    for start in range(0, len(questions), WRITE_EVERY):
+        part = questions[start : start + WRITE_EVERY]
+        await writer.write_keyed(topic, [Record(asked.user.encode(), encode(asked.example())) for asked in part])
+    return len(questions)

@@ -1,0 +1,225 @@
+"""The command line, all of it. Each command imports what it runs only when run: `--help` stays quick."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Group, Parameter
+
+from persona_stream.cli.flags import AllFlags, Flags, ServeFlags, TopicFlags, WorkerFlags
+
+_RUN = Group("Run", sort_key=1)
+_DATA = Group("Data and models", sort_key=2)
+_OPERATE = Group("Operate", sort_key=3)
+ModelName = Annotated[str, Parameter(help="The model's name in the registry.")]
+_MODEL = "ranker"
+
+# No flag given.
+_FLAGS, _TOPIC, _SERVE, _WORKER, _ALL = Flags(), TopicFlags(), ServeFlags(), WorkerFlags(), AllFlags()
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("persona-stream")
+
+
+app = App(
+    name="persona-stream",
+    help="""Real-time personalization: one event log on Kafka, tables folded from it, models
+that learn as it passes, answers in milliseconds.
+
+First steps: `persona-stream demo` shows everything on real data;
+`persona-stream up` starts an empty system for your own events.""",
+    version=_version,
+    help_flags=["--help", "-h"],
+    # The default, Markdown, takes a fifth of a second to import.
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)
+models = App(name="models", help="The versions of rankers, and which one is served.", group=_DATA, sort_key=3)
+app.command(models)
+
+Supervised = Annotated[bool, Parameter(show=False, help="End with the process behind standard input.")]
+
+
+@app.command(group=_RUN, sort_key=1)
+def up(*, flags: AllFlags = _ALL) -> int:
+    """Start broker, worker and server, supervised; Ctrl-C stops all.
+
+    Without --kafka (or PERSONA_KAFKA) a real Kafka broker is downloaded on the
+    first start (43 MB) and run from the home folder, where its data is kept.
+    Prints where everything is, and how to publish and ask.
+    """
+    from persona_stream.cli.up import run_up
+
+    return run_up(flags.load())
+
+
+@app.command(group=_RUN, sort_key=2)
+def demo(
+    *,
+    events: Annotated[int | None, Parameter(help="About how many events: whole histories of some households.")] = None,
+    once: Annotated[bool, Parameter(help="Exit when done, rather than keep serving.")] = False,
+    flags: AllFlags = _ALL,
+) -> int:
+    """Do what `up` does with a year of real shopping: stream it, train a ranker, show answers."""
+    from persona_stream.cli.demo import run_demo
+
+    return run_demo(flags.load(), events=events, once=once)
+
+
+@app.command(group=_RUN, sort_key=3)
+def worker(*, supervised: Supervised = False, flags: WorkerFlags = _WORKER) -> int:
+    """Fold events into tables. Start one a core, up to the number of partitions; SIGTERM drains it."""
+    _tie(supervised)
+    from persona_stream.cli.roles import run_worker
+
+    return run_worker(flags.load())
+
+
+@app.command(group=_RUN, sort_key=4)
+def serve(*, supervised: Supervised = False, flags: ServeFlags = _SERVE) -> int:
+    """Answer requests from replicas of the tables. Start as many as traffic asks; SIGTERM drains it."""
+    _tie(supervised)
+    from persona_stream.cli.roles import run_serve
+
+    return run_serve(flags.load())
+
+
+@app.command(group=_RUN, sort_key=5)
+def broker(
+    *,
+    port: Annotated[int, Parameter(help="Another one is taken where it is in use.")] = 9092,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Run the embedded Kafka broker alone, for this machine only (127.0.0.1).
+
+    Other commands of the same home folder find it by themselves. The first
+    start downloads Kafka (43 MB); data is kept in the home folder.
+    """
+    from persona_stream.cli.roles import run_broker
+
+    return run_broker(flags.load(), port=port)
+
+
+@app.command(group=_DATA, sort_key=1)
+def publish(
+    file: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="JSON lines, gzipped if it ends in .gz; - for a pipe.")
+    ],
+    /,
+    *,
+    topic: Annotated[
+        Literal["events", "items", "profiles"], Parameter(help="What the lines are, and so where they go.")
+    ] = "events",
+    rejects: Annotated[Path | None, Parameter(help="Write the rejected lines and their reasons here.")] = None,
+    skip_rejects: Annotated[bool, Parameter(help="Exit with 0 even if lines were rejected.")] = False,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Publish JSON lines to Kafka, keyed and checked as the contract says.
+
+    A line that breaks the contract is not published; how many and why is
+    reported, and the exit code is 1. Publishing a file again is safe: an event
+    id that was seen changes nothing.
+    """
+    from persona_stream.cli.publish import KINDS
+    from persona_stream.cli.publish_command import Publication, run_publish
+
+    path = None if file == "-" else Path(file)
+    return run_publish(flags.load(), Publication(path, KINDS[topic], rejects), skip_rejects=skip_rejects)
+
+
+@app.command(group=_DATA, sort_key=2)
+def train(
+    *,
+    name: ModelName = _MODEL,
+    origin: Annotated[
+        Literal["online", "decision", "backfill"] | None,
+        Parameter(help="Train on examples of this origin only."),
+    ] = None,
+    backfill: Annotated[
+        bool, Parameter(help="Replay the event log first, and make examples of the sessions in it.")
+    ] = False,
+    seed: Annotated[int, Parameter(help="The same examples and seed give the same model.")] = 1,
+    promote: Annotated[
+        bool | None,
+        Parameter(negative="--no-promote", help="Serve it, or not. [if it beats the simple rules on later time]"),
+    ] = None,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Train a ranker on the logged examples, judge it on later time, publish it, serve it if better.
+
+    LambdaRank by LightGBM, exported to ONNX. The last fifth of time is held out:
+    the ranker is compared on it with popularity and personal frequency.
+    """
+    from persona_stream.cli.train_command import TrainOptions, run_train
+
+    return run_train(
+        flags.load(), TrainOptions(name=name, origin=origin, seed=seed, promote=promote, backfill=backfill)
+    )
+
+
+@models.command(name="list")
+def models_list(*, flags: Flags = _FLAGS) -> int:
+    """Every version with its age, size and measures; the live one is marked."""
+    from persona_stream.cli.models_command import run_list
+
+    return run_list(flags.load())
+
+
+@models.command
+def promote(
+    version: Annotated[str, Parameter(help="As `models list` names it.")],
+    /,
+    *,
+    name: ModelName = _MODEL,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Serve VERSION from now on; it is loaded and checked first."""
+    from persona_stream.cli.models_command import run_promote
+
+    return run_promote(flags.load(), name, version)
+
+
+@models.command
+def rollback(*, name: ModelName = _MODEL, flags: Flags = _FLAGS) -> int:
+    """Serve the version that was live before the present one."""
+    from persona_stream.cli.models_command import run_rollback
+
+    return run_rollback(flags.load(), name)
+
+
+@app.command(group=_OPERATE, sort_key=1)
+def doctor(*, flags: AllFlags = _ALL) -> int:
+    """Check that everything is there, and say what to do about what is not; exits with 1 on a failure."""
+    from persona_stream.cli.doctor import run_doctor
+
+    return run_doctor(flags.load())
+
+
+@app.command(group=_OPERATE, sort_key=2)
+def topics(
+    *,
+    create: Annotated[bool, Parameter(help="Create those that are missing.")] = False,
+    flags: TopicFlags = _TOPIC,
+) -> int:
+    """Show the system's topics, their partitions and end offsets; exits with 1 if one does not fit."""
+    from persona_stream.cli.topics_command import run_topics
+
+    return run_topics(flags.load(), create=create)
+
+
+@app.command(group=_OPERATE, sort_key=3)
+def config(*, flags: AllFlags = _ALL) -> int:
+    """Every setting, its value and where that came from; as TOML where the output is no terminal."""
+    from persona_stream.cli.config_view import show_config
+
+    show_config(flags.load(), flags.overrides(), flags.config)
+    return 0
+
+
+def _tie(supervised: bool) -> None:
+    if supervised:
+        from persona_stream.cli.lifeline import tie_to_supervisor
+
+        tie_to_supervisor()

@@ -1,0 +1,86 @@
+"""Flags that several commands share; each one overrides the setting of the same name."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from persona_stream.vocabulary.config import Settings
+
+_CONNECTION = Group("Settings (flags win over PERSONA_* variables, those over the file)", sort_key=100)
+
+
+def _flag(text: str) -> Parameter:
+    return Parameter(help=text, group=_CONNECTION, show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Where the system is."""
+
+    kafka: Annotated[
+        str | None, _flag("Kafka's bootstrap servers, host:port[,host:port]. Empty: the embedded broker.")
+    ] = None
+    namespace: Annotated[str | None, _flag("Prefix of every topic and consumer group. [persona]")] = None
+    home: Annotated[Path | None, _flag("Folder of the embedded broker's data, downloads and logs. [.persona]")] = None
+    config: Annotated[Path | None, _flag("A TOML file of settings, as PERSONA_CONFIG names one.")] = None
+
+    def load(self) -> "Settings":
+        """The settings, these flags on top. Raises ConfigError, naming the setting and where it came from."""
+        # Imported here: `--help` needs no settings.
+        from persona_stream.vocabulary.config import Settings
+
+        return Settings.load(self.overrides(), config_file=self.config)
+
+    def overrides(self) -> dict[str, object]:
+        """Settings given as flags, by name."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given.pop("config")
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TopicFlags(Flags):
+    """Where the system is, and how its topics are created."""
+
+    partitions: Annotated[int | None, _flag("Partitions of the topics that are created. [4]")] = None
+    replication_factor: Annotated[int | None, _flag("Copies of each topic that is created. [1]")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags(Flags):
+    """Where the system is, and where it answers."""
+
+    http_host: Annotated[str | None, _flag("Address to listen on; 0.0.0.0 for all. [127.0.0.1]")] = None
+    http_port: Annotated[int | None, _flag("Port of the HTTP server. [8080]")] = None
+    deadline_ms: Annotated[int | None, _flag("Default deadline of a ranking request, milliseconds. [50]")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WorkerFlags(TopicFlags):
+    """Where the system is, and how events are folded."""
+
+    worker_port: Annotated[int | None, _flag("Port of the worker's own /livez and /metrics; 0: none. [0]")] = None
+    allowed_lateness_ms: Annotated[
+        int | None, _flag("Events older than the watermark by more go to the late topic. [3600000]")
+    ] = None
+    max_future_skew_ms: Annotated[
+        int | None, _flag("Events stamped later than Kafka got them by more are dead letters. [300000]")
+    ] = None
+    session_gap_ms: Annotated[int | None, _flag("A session ends after this much event time. [1800000]")] = None
+    attribution_window_ms: Annotated[
+        int | None, _flag("A click counts for an impression at most this much older. [1800000]")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AllFlags(ServeFlags, WorkerFlags):
+    """Every flag: for commands that start or show the whole system."""

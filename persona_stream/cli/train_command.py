@@ -1,0 +1,146 @@
+"""`persona-stream train`: from the logged examples to a ranker that is served."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from msgspec import Struct
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from models.ranker import Ranker
+from models.registry import Registry
+from models.train import Measured, TrainedRanker, TrainingReport, read_examples, train_ranker
+from persona_stream.backfill import ScoreRows, SessionQuestion, backfill, by_feature, next_session_ndcg
+from persona_stream.cli.cluster import reachable
+from persona_stream.cli.console import err, out, print_table, quiet_libraries
+from persona_stream.cli.running import connected
+from persona_stream.kafka.writer import BatchWriter
+from persona_stream.vocabulary.config import Settings
+
+MAX_SESSIONS = 4000
+"""Enough to order by; more makes training longer, not much better."""
+
+OnProgress = Callable[[int, int], None]
+
+
+class TrainOptions(Struct, frozen=True, kw_only=True):
+    """How to train. `promote` None: only if it ranks later time better than both simple rules."""
+
+    name: str
+    origin: str | None
+    seed: int
+    promote: bool | None
+    backfill: bool
+    """Replay the event log first, and make examples of its sessions."""
+
+
+def run_train(settings: Settings, options: TrainOptions) -> int:
+    """Train, judge, publish and maybe promote. Raises ModelError where there is too little to train on."""
+    quiet_libraries()
+    return asyncio.run(_train(connected(settings), options))
+
+
+async def _train(settings: Settings, options: TrainOptions) -> int:
+    async with reachable(settings):
+        asked = await backfill_sessions(settings) if options.backfill else []
+        trained = await train_on_examples(settings, options)
+        print_report(trained.report)
+        if asked:
+            print_next_session(asked, trained)
+        version = await publish_ranker(settings, options.name, trained)
+        out.print(f"published model {options.name} {version} ({len(trained.onnx):,} bytes)")
+        if options.promote if options.promote is not None else beats_simple_rules(trained.report):
+            await Registry(settings).promote(options.name, version)
+            out.print(f"{options.name} {version} is live; servers take it up at once.")
+        else:
+            out.print(f"not promoted; to serve it: persona-stream models promote {version} --name {options.name}")
+    return 0
+
+
+async def backfill_sessions(settings: Settings) -> list[SessionQuestion]:
+    """Replay the event log, write its sessions as examples, and return them; shows progress."""
+    writer = BatchWriter(settings, client_id="backfill")
+    await writer.start()
+    try:
+        with _progress("reading the log") as on_read, _progress("replaying the log") as on_fold:
+            return await backfill(settings, writer, max_sessions=MAX_SESSIONS, on_read=on_read, on_fold=on_fold)
+    finally:
+        await writer.stop()
+
+
+async def train_on_examples(settings: Settings, options: TrainOptions) -> TrainedRanker:
+    """Train on the examples logged; shows progress. Raises ModelError where there are too few."""
+    with _progress("reading examples") as on_progress:
+        origins = None if options.origin is None else {options.origin}
+        examples = await read_examples(settings, origins=origins, on_progress=on_progress)
+    with _progress("growing trees") as on_progress:
+        return await asyncio.to_thread(train_ranker, examples, seed=options.seed, on_progress=on_progress)
+
+
+def print_next_session(asked: Sequence[SessionQuestion], trained: TrainedRanker) -> None:
+    """How well all candidates are ordered when a session of later time begins, judged by all that was chosen in it."""
+    held_out = [question for question in asked if question.ts_ms >= trained.report.held_out_from_ms]
+    if not held_out:
+        return
+    ways: dict[str, ScoreRows] = {
+        "this ranker": Ranker(trained.onnx).score,
+        "personal frequency": by_feature("pair_decayed_60d"),
+        "popularity": by_feature("item_purchases_total"),
+    }
+    out.print(f"what users chose next, in {len(held_out):,} sessions of later weeks, from all candidates found:")
+    measured = [(name, next_session_ndcg(held_out, score)) for name, score in ways.items()]
+    print_table(
+        ["", "NDCG@10", "95 %"],
+        [[name, f"{ndcg.mean:.3f}", f"{ndcg.low:.3f} to {ndcg.high:.3f}"] for name, ndcg in measured],
+    )
+
+
+async def publish_ranker(settings: Settings, name: str, trained: TrainedRanker) -> str:
+    """Add `trained` to the registry under the next free version, which is returned."""
+    registry = Registry(settings)
+    version = (await registry.load()).next_version(name)
+    await registry.publish(trained.record(name, version, time.time_ns() // 1_000_000))
+    return version
+
+
+def beats_simple_rules(report: TrainingReport) -> bool:
+    """Whether its mean NDCG@10 on later time is above that of popularity and of personal frequency."""
+    rules = max(report.popularity.ndcg.mean, report.personal_frequency.ndcg.mean)
+    return report.ranker.ndcg.mean > rules
+
+
+def print_report(report: TrainingReport) -> None:
+    """How the ranker does on time it has not seen, beside the simple rules on the same lists."""
+    out.print(
+        f"trained on {report.train_groups:,} lists ({report.train_rows:,} rows),"
+        f" judged on the {report.held_out_groups:,} of later time:"
+    )
+    ways = {
+        "this ranker": report.ranker,
+        "personal frequency": report.personal_frequency,
+        "popularity": report.popularity,
+    }
+    rows = [[name, *_cells(measured)] for name, measured in ways.items()]
+    print_table(["", "NDCG@10", "95 %", "HR@10", "95 %"], rows)
+
+
+def _cells(measured: Measured) -> list[str]:
+    return [
+        text
+        for interval in (measured.ndcg, measured.hit_rate)
+        for text in (f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
+    ]
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[OnProgress]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield on_progress

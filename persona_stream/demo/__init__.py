@@ -1,0 +1,1 @@
+"""Real data to show the system with."""

@@ -1,0 +1,76 @@
+"""The log of decisions: what was answered and why, written to `decisions.v1` off the request's way."""
+
+import asyncio
+import logging
+
+from aiokafka.errors import KafkaError
+
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import Decision, encode_json
+from persona_stream.vocabulary.topics import Topics
+
+QUEUE_DECISIONS = 10_000
+"""About 60 MB: while Kafka is away, decisions beyond this are dropped and counted."""
+RETRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class DecisionLog:
+    """Writes decisions by the batch. An answer never waits for it; what can't be kept is counted in `dropped`."""
+
+    def __init__(self, settings: Settings, writer: BatchWriter) -> None:
+        self._topic = Topics(settings.namespace).decisions
+        self._writer = writer
+        self._pending: list[Decision] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+        self.written = 0
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what is pending, once, and stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._pending:
+            await self._flush()
+
+    def add(self, decision: Decision) -> None:
+        """Log a decision."""
+        if len(self._pending) >= QUEUE_DECISIONS:
+            self.dropped += 1
+            return
+        self._pending.append(decision)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self._flush():
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
+
+    async def _flush(self) -> bool:
+        batch, self._pending = self._pending, []
+        records = [Record(decision.user.encode(), encode_json(decision)) for decision in batch]
+        try:
+            await self._writer.write_keyed(self._topic, records)
+        except (KafkaError, RuntimeError) as error:
+            logger.warning("%d decisions wait for Kafka: %s", len(batch), error)
+            room = QUEUE_DECISIONS - len(self._pending)
+            self.dropped += max(0, len(batch) - room)
+            self._pending = batch[:room] + self._pending
+            return False
+        except asyncio.CancelledError:
+            # The write may be under way: written twice is better than not at all, readers know decisions by id.
+            self._pending = batch + self._pending
+            raise
+        self.written += len(batch)
+        return True

@@ -1,0 +1,254 @@
+"""The ranking engine: from a user and candidates to an answer, synchronously, on what the replica holds.
+
+An answer always comes. Where the best way can't be gone, the next plainer one is, and the answer says why:
+models -> the user's own history -> trending in the user's segment -> the order given.
+"""
+
+import logging
+import math
+import time
+import uuid
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from persona_stream.serving.candidates import KIND_WEIGHTS, MAX_CANDIDATES, Trending, candidates_for
+from persona_stream.serving.decisions import DecisionLog
+from persona_stream.serving.freshness import Freshness, freshness
+from persona_stream.serving.item_columns import Rows
+from persona_stream.serving.replica import Replica
+from persona_stream.serving.schemas import (
+    Answer,
+    ItemList,
+    ItemView,
+    RankedItem,
+    RankRequest,
+    ScoredItem,
+    UserView,
+    WindowName,
+)
+from persona_stream.serving.scorers import Scored, Scorers, Scores
+from persona_stream.serving.views import item_view, rfc3339, user_view
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import ModelError
+from persona_stream.vocabulary.messages import Decision
+from tables.counters import Floats
+from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.person import co_visited, person_columns
+from tables.users import UserState
+from tables.users import codec as user_codec
+
+SIMILAR_SHOWN = 10
+LOGGED_ITEMS = 25
+"""How many items of an answer are logged with their features: what lies beyond is hardly ever seen."""
+
+_AFFINITY = [
+    FEATURE_NAMES.index(name)
+    for name in ("pair_decayed_60d", "pair_decayed_7d", "pair_interest_in_session", "covisits")
+]
+_POPULARITY = FEATURE_NAMES.index("item_events_total")
+
+logger = logging.getLogger(__name__)
+
+
+class Question(Struct):
+    """A user, the candidates, and what the replica holds of them."""
+
+    user: str
+    items: list[str]
+    rows: Rows
+    state: UserState | None
+    features: Floats
+    """float32 `[n, len(FEATURES)]`."""
+    as_of_ms: int
+    slot: str = ""
+    context: dict[str, Any] = {}
+    due_s: float = math.inf
+    """Monotonic time by which the answer is due."""
+
+
+class Engine:
+    """Answers from the replica; logs every decision."""
+
+    def __init__(self, settings: Settings, replica: Replica, decisions: DecisionLog) -> None:
+        self._settings = settings
+        self.replica = replica
+        self._decisions = decisions
+        self.scorers = Scorers(replica)
+        self.trending_items = Trending(replica)
+
+    async def start(self) -> None:
+        """Begin to follow models and trends."""
+        await self.scorers.start()
+        await self.trending_items.start()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self.trending_items.stop()
+        await self.scorers.stop()
+
+    def rank(self, request: RankRequest, *, started_s: float) -> Answer:
+        """Order the caller's items for a user. `started_s`: monotonic time when the request came in."""
+        as_of_ms = self.replica.now_ms()
+        items = self._shown(list(dict.fromkeys(request.items)), as_of_ms)
+        question = self.question(request.user, items, as_of_ms, ordered=True)
+        question.slot, question.context = request.slot, request.context
+        question.due_s = self._due_s(request.deadline_ms, started_s)
+        return self._answer(question, request.k or len(items), explain=request.explain)
+
+    def recommend(
+        self, user: str, *, k: int, slot: str, context: dict[str, Any], deadline_ms: int | None, started_s: float
+    ) -> Answer:
+        """Find candidates for a user and order them."""
+        as_of_ms = self.replica.now_ms()
+        question = self.question(user, self.candidates(user, as_of_ms), as_of_ms, ordered=False)
+        question.slot, question.context = slot, context
+        question.due_s = self._due_s(deadline_ms, started_s)
+        return self._answer(question, k, explain=False)
+
+    def candidates(self, user: str, as_of_ms: int) -> list[str]:
+        """Items to consider for a user; the catalogue's first where nothing has happened yet."""
+        found = candidates_for(self._state(user) or UserState(), self.replica.items, self.trending_items.top)
+        return self._shown(found or list(islice(self.replica.catalogue, MAX_CANDIDATES)), as_of_ms)
+
+    def freshness(self) -> Freshness:
+        """How fresh the answers are."""
+        return freshness(self.replica, self.scorers.model)
+
+    def user(self, user: str) -> UserView | None:
+        """What is held of a user; None if nothing is."""
+        state = self._state(user)
+        if state is None:
+            return None
+        return user_view(self.replica, user, state, self._settings.session_gap_ms)
+
+    def item(self, item: str) -> ItemView | None:
+        """What is held of an item; None if nothing is."""
+        return item_view(self.replica, item, self.similar(item, k=SIMILAR_SHOWN).items)
+
+    def similar(self, item: str, *, k: int) -> ItemList:
+        """Items that users were with next to this one of late, rarer ones first among equals."""
+        columns, as_of_ms = self.replica.items, self.replica.now_ms()
+        rows, counts = columns.neighbours(int(columns.rows([item])[0]))
+        scores = counts / np.sqrt(np.maximum(columns.totals(rows), 1))
+        return self._item_list(rows, scores.tolist(), k, as_of_ms)
+
+    async def trending(self, *, window: WindowName, segment: str, k: int) -> ItemList:
+        """The most active items of a window, or of a segment's week."""
+        as_of_ms = self.replica.now_ms()
+        rows, scores = self.trending_items.ranked(window, segment, as_of_ms)
+        return self._item_list(rows, scores, k, as_of_ms)
+
+    def _item_list(self, rows: Rows, scores: list[float], k: int, as_of_ms: int) -> ItemList:
+        ids = self.replica.items.ids
+        ranked = sorted(zip(rows.tolist(), scores, strict=True), key=lambda pair: -pair[1])
+        shown = set(self._shown([ids[row] for row, _ in ranked], as_of_ms))
+        listed = [ScoredItem(ids[row], score) for row, score in ranked if ids[row] in shown]
+        return ItemList(listed[:k], rfc3339(as_of_ms))
+
+    def _state(self, user: str) -> UserState | None:
+        raw = self.replica.users.get(user)
+        return user_codec.decode(raw) if raw is not None else None
+
+    def _shown(self, items: list[str], as_of_ms: int) -> list[str]:
+        """Items without those hidden, deleted or expired; an item that the catalogue lacks may be shown."""
+        get = self.replica.catalogue.get
+        return [item for item in items if (entry := get(item)) is None or entry.may_be_shown(as_of_ms)]
+
+    def question(self, user: str, items: list[str], as_of_ms: int, *, ordered: bool) -> Question:
+        """Gather the features of a user with items as of an event time; `ordered`: the items' order is a feature."""
+        columns = self.replica.items
+        state = self._state(user)
+        known = state or UserState()
+        rows = columns.rows(items)
+        person = person_columns(known, items, as_of_ms, self._settings.session_gap_ms, ordered=ordered)
+        features = np.hstack([person, columns.features(rows, columns.rows(co_visited(known)), as_of_ms)])
+        return Question(user, items, rows, state, features, as_of_ms)
+
+    def _due_s(self, deadline_ms: int | None, started_s: float) -> float:
+        return started_s + (deadline_ms or self._settings.deadline_ms) / 1000
+
+    def _answer(self, question: Question, k: int, *, explain: bool) -> Answer:
+        scored, fallback = self._score(question)
+        order = np.argsort(-scored.scores, kind="stable")[:k]
+        scores = np.round(scored.scores[order], 6).tolist()
+        decision_id = uuid.uuid4().hex
+        ranked = [
+            RankedItem(question.items[at], score, rank)
+            for rank, (at, score) in enumerate(zip(order.tolist(), scores, strict=True), start=1)
+        ]
+        if explain:
+            for item, at in zip(ranked, order.tolist(), strict=True):
+                item.features = dict(zip(FEATURE_NAMES, question.features[at].tolist(), strict=True))
+        self._log(decision_id, question, scored, fallback, ranked, order)
+        return Answer(decision_id, ranked, scored.model, scored.policy, fallback, rfc3339(question.as_of_ms))
+
+    def _score(self, question: Question) -> tuple[Scored, str | None]:
+        if question.state is None:
+            return self._trending_scores(question), "unknown-user"
+        if time.monotonic() > question.due_s:
+            return self._history_scores(question), "deadline"
+        try:
+            scored = self.scorers.score(question.features)
+        except ModelError as error:
+            logger.error("scoring failed: %s", error)
+            return self._history_scores(question), "model-error"
+        if scored is None:
+            return self._history_scores(question), "no-model"
+        return scored, None if self.replica.error is None else "replica-stopped"
+
+    def _history_scores(self, question: Question) -> Scored:
+        """Without a model: what the user has been with of late, what goes with it, then popularity."""
+        affinity = question.features[:, _AFFINITY].astype(np.float64).sum(axis=1)
+        return Scored(affinity + 0.01 * question.features[:, _POPULARITY], "history", "")
+
+    def _trending_scores(self, question: Question) -> Scored:
+        columns = self.replica.items
+        segment = self._segment(question)
+        by_segment = columns.segment_scores(question.rows, segment, question.as_of_ms) if segment else None
+        overall = columns.weighted_totals(question.rows, KIND_WEIGHTS)
+        scores: Scores = overall if by_segment is None else by_segment + overall / (1.0 + overall.max(initial=0.0))
+        if not scores.any():
+            # Nothing is known of any: the caller's order (the catalogue's, for a recommendation) stands.
+            return Scored(np.zeros(len(question.items)), "given-order", "")
+        return Scored(scores, "trending", "")
+
+    def _segment(self, question: Question) -> str:
+        field = self._settings.segment_field
+        profile = self.replica.profile(question.user)
+        for source in (question.context, profile.traits if profile else {}):
+            if isinstance(source.get(field), str):
+                return str(source[field])
+        return question.state.segment if question.state else ""
+
+    def _log(
+        self,
+        decision_id: str,
+        question: Question,
+        scored: Scored,
+        fallback: str | None,
+        ranked: list[RankedItem],
+        order: Rows,
+    ) -> None:
+        logged = ranked[:LOGGED_ITEMS]
+        self._decisions.add(
+            Decision(
+                id=decision_id,
+                user=question.user,
+                ts_ms=time.time_ns() // 1_000_000,
+                as_of_ms=question.as_of_ms,
+                slot=question.slot,
+                policy=scored.policy,
+                model=scored.model,
+                fallback=fallback,
+                items=[item.item for item in logged],
+                scores=[item.score for item in logged],
+                # The order follows from the scores alone: each item stood where it stood with certainty.
+                propensities=[1.0] * len(logged),
+                feature_hash=FEATURE_HASH,
+                features=question.features[order[:LOGGED_ITEMS]].tobytes(),
+                candidates=len(question.items),
+            )
+        )

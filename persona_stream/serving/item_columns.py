@@ -1,0 +1,151 @@
+"""The items table as columns: one row an item, so that candidates are gathered and scored without a Python loop."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Floats, Times, Window, window_counts
+from tables.features import item_columns
+from tables.items import COVISITS_KEPT, SEGMENT_DAYS, ItemState
+
+_FIRST_ROWS = 1024
+_DAY_MS = 86_400_000
+BLANK = 0
+"""The row of every item that nothing is known of."""
+
+Rows = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
+
+
+class ItemColumns:
+    """Item states in arrays that grow by doubling. Row 0 is blank."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self.ids: list[str] = [""]
+        self._count = 0
+        self._known: NDArray[np.bool_] = np.zeros(_FIRST_ROWS, dtype=np.bool_)
+        self._panes: NDArray[np.int32] = np.zeros((_FIRST_ROWS, PANES, PANE_WIDTH), dtype=np.int32)
+        self._longs: NDArray[np.int64] = np.zeros((_FIRST_ROWS, LONGS), dtype=np.int64)
+        self._covisits: NDArray[np.int32] = np.zeros((_FIRST_ROWS, COVISITS_KEPT), dtype=np.int32)
+        self._segments: dict[str, NDArray[np.int32]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, item: str) -> bool:
+        return bool(self._known[self._rows.get(item, BLANK)])
+
+    def put(self, item: str, state: ItemState) -> None:
+        """Replace what is held of an item."""
+        row = self._row_for(item)
+        neighbours = [self._row_for(neighbour) for neighbour in state.covisit_items]
+        self._count += not self._known[row]
+        self._known[row] = True
+        self._panes[row] = np.frombuffer(state.panes, dtype=np.int32).reshape(PANES, PANE_WIDTH)
+        self._longs[row] = np.frombuffer(state.longs, dtype=np.int64)
+        self._covisits[row, : len(neighbours)] = neighbours
+        self._covisits[row, len(neighbours) :] = BLANK
+        for segment, ring in state.segments.items():
+            self._segment(segment)[row] = np.array(ring, dtype=np.int32).reshape(SEGMENT_DAYS, 2)
+
+    def delete(self, item: str) -> None:
+        """Forget an item; its row stays, blank, since others may name it as their neighbour."""
+        row = self._rows.get(item)
+        if row is not None:
+            self._count -= bool(self._known[row])
+            self._known[row] = False
+            self._panes[row] = 0
+            self._longs[row] = 0
+            self._covisits[row] = BLANK
+            for rings in self._segments.values():
+                rings[row] = 0
+
+    def rows(self, items: Sequence[str]) -> Rows:
+        """Rows of items, int64 `[n]`; BLANK for those unknown."""
+        get = self._rows.get
+        return np.array([get(item, BLANK) for item in items], dtype=np.int64)
+
+    def features(self, rows: Rows, recent: Rows, as_of_ms: int) -> Floats:
+        """ITEM_FEATURES of rows, float32 `[n, 16]`; `recent` are the rows of the user's latest items."""
+        covisits = self.covisit_counts(rows, recent)
+        return item_columns(self._panes[rows], self._longs[rows], covisits, np.array([as_of_ms]))
+
+    def covisit_counts(self, rows: Rows, recent: Rows) -> Times:
+        """How many of each row's latest co-visits were with one of the recent items, int64 `[n]`."""
+        named = recent[recent != BLANK]
+        if not len(named):
+            return np.zeros(len(rows), dtype=np.int64)
+        counts: Times = (self._covisits[rows][:, :, None] == named).sum(axis=(1, 2))
+        return counts
+
+    def neighbours(self, row: int) -> tuple[Rows, Times]:
+        """Rows co-visited with an item, and how often among its latest co-visits."""
+        held = self._covisits[row]
+        found, counts = np.unique(held[held != BLANK], return_counts=True)
+        return found.astype(np.int64), counts.astype(np.int64)
+
+    def all_rows(self) -> Rows:
+        """Every row in use."""
+        return np.arange(len(self.ids))
+
+    def popularity(self, window: Window, as_of_ms: int, weights: Sequence[float]) -> NDArray[np.float64]:
+        """Weighted events of every row in a window, float64 `[rows]`; `weights` go by `KINDS`."""
+        end = len(self.ids)
+        counts = window_counts(self._panes[:end], np.array([as_of_ms]), window)
+        scores: NDArray[np.float64] = counts @ np.array(weights)
+        return scores
+
+    def segment_scores(self, rows: Rows, segment: str, as_of_ms: int) -> NDArray[np.float64] | None:
+        """Events of a segment in its latest days, float64 `[n]`; None for a segment never seen."""
+        rings = self._segments.get(segment)
+        if rings is None:
+            return None
+        today = as_of_ms // _DAY_MS
+        days, counts = rings[rows, :, 0], rings[rows, :, 1]
+        recent = (days > today - SEGMENT_DAYS) & (days <= today)
+        scores: NDArray[np.float64] = np.where(recent, counts, 0).sum(axis=1).astype(np.float64)
+        return scores
+
+    def weighted_totals(self, rows: Rows, weights: Sequence[float]) -> NDArray[np.float64]:
+        """All events ever of rows, float64 `[n]`, weighted by kind."""
+        scores: NDArray[np.float64] = self._longs[rows][:, TOTALS:] @ np.array(weights)
+        return scores
+
+    def totals(self, rows: Rows) -> Times:
+        """All events ever of rows, int64 `[n]`."""
+        totals: Times = self._longs[rows][:, TOTALS:].sum(axis=1)
+        return totals
+
+    def windows(self, row: int, as_of_ms: int, window: Window) -> list[int]:
+        """Counts by kind of one row in a window."""
+        counts: list[int] = window_counts(self._panes[row : row + 1], np.array([as_of_ms]), window)[0].tolist()
+        return counts
+
+    def _segment(self, segment: str) -> NDArray[np.int32]:
+        rings = self._segments.get(segment)
+        if rings is None:
+            rings = self._segments[segment] = np.zeros((len(self._known), SEGMENT_DAYS, 2), dtype=np.int32)
+        return rings
+
+    def _row_for(self, item: str) -> int:
+        row = self._rows.get(item)
+        if row is None:
+            row = self._rows[item] = len(self.ids)
+            self.ids.append(item)
+            if row >= len(self._known):
+                self._grow()
+        return row
+
+    def _grow(self) -> None:
+        self._known = _doubled(self._known)
+        self._panes = _doubled(self._panes)
+        self._longs = _doubled(self._longs)
+        self._covisits = _doubled(self._covisits)
+        self._segments = {name: _doubled(rings) for name, rings in self._segments.items()}
+
+
+def _doubled(array: NDArray[T]) -> NDArray[T]:
+    return np.concatenate([array, np.zeros_like(array)])

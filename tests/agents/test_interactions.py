@@ -1,0 +1,227 @@
+"""The interactions agent: what is put aside, sent on, handed to the items and made an example."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.agents import CRASHES, CUTS
+from support.broken import Broken, broken_records
+from support.logs import (
+    APPENDED_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    T0_MS,
+    Log,
+    LogRecord,
+    event,
+    log_of,
+    log_of_records,
+    shopping,
+    slices,
+    user_in,
+)
+from support.runs import Crash, Run, run
+
+from agents.emissions import FORWARDED
+from agents.interactions import NOT_COUNTED, SHOWN_NEGATIVES, Interactions
+from persona_stream.kafka.writer import Partitioner
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.events import KIND_INDEX
+from persona_stream.vocabulary.messages import ItemEvent, decode_item_event
+from tables.features import CROSS_FEATURES, PERSON_WIDTH, USER_FEATURES
+from tables.users import codec
+
+ONE = Settings(namespace="t", partitions=1)
+FOUR = Settings(namespace="t", partitions=4)
+EVENTS, ITEM_EVENTS, DEAD, LATE = "t.events.v1", "t.internal.item-events", "t.deadletter.v1", "t.late.v1"
+POSITION = len(USER_FEATURES) + [feature.name for feature in CROSS_FEATURES].index("position")
+
+
+def _run(log: Log, config: Settings = ONE, *, partition: int = 0, cuts: tuple[int, ...] = ()) -> Run:
+    return run(Interactions(config), codec, slices(log, cuts, topic=EVENTS, partition=partition))
+
+
+def _item_events(done: Run) -> list[ItemEvent]:
+    return [decode_item_event(record.value or b"") for record in done.emitted.get(ITEM_EVENTS, [])]
+
+
+def _events_of(done: Run, user: str) -> int:
+    state = done.state.get(user)
+    return sum(session[2] for session in state.sessions) if state else 0
+
+
+@pytest.mark.parametrize("broken", broken_records(APPENDED_MS), ids=lambda broken: broken.kind)
+def test_a_broken_record_is_put_aside_and_its_neighbours_are_applied(broken: Broken) -> None:
+    good = [event("a", "view", "u1", T0_MS, item="i1"), event("b", "view", "u1", T0_MS + 1, item="i1")]
+    (first,), (last,) = log_of(good[:1]), log_of(good[1:], first_offset=6)
+    bad = LogRecord(5, broken.value, broken.key, headers=(("trace", b"t1"),))
+    done = _run([first, bad, last])
+    assert done.outcomes == {"applied": 2}
+    assert done.reasons == {broken.reason: 1}
+    (aside,) = done.emitted[DEAD]
+    assert aside.value == (broken.value or b"")
+    assert aside.key == b"t.events.v1/0/5"
+    headers = dict(aside.headers)
+    assert headers.pop("__streams.errors.message")
+    assert headers == {
+        "trace": b"t1",
+        "persona.reason": broken.reason.encode(),
+        "persona.key": broken.key or b"",
+        "__streams.errors.exception": b"EventError",
+        "__streams.errors.topic": b"t.events.v1",
+        "__streams.errors.partition": b"0",
+        "__streams.errors.offset": b"5",
+    }
+
+
+def test_an_event_beyond_the_allowed_lateness_goes_to_the_late_topic() -> None:
+    just_in_time, too_late = T0_MS - HOUR_MS, T0_MS - HOUR_MS - 1
+    times_ms = [T0_MS, too_late, just_in_time]
+    log = log_of([event(f"e{n}", "view", "u1", ts_ms, item="i1") for n, ts_ms in enumerate(times_ms)])
+    done = _run(log)
+    assert done.outcomes == {"applied": 2, "late": 1}
+    (aside,) = done.emitted[LATE]
+    assert (aside.key, aside.value) == (b"t.events.v1/0/1", log[1].value)
+    assert dict(aside.headers)["persona.reason"] == b"late"
+    assert done.state.progress.watermark_ms == T0_MS
+
+
+def test_a_clock_far_ahead_does_not_move_the_watermark() -> None:
+    ahead_ms = APPENDED_MS + ONE.max_future_skew_ms + 1
+    log = log_of([event("a", "view", "u1", ahead_ms, item="i1"), event("b", "view", "u1", T0_MS, item="i1")])
+    done = _run(log)
+    assert done.reasons == {"future_ts": 1}
+    assert done.outcomes == {"applied": 1}
+    assert done.state.progress.watermark_ms == T0_MS
+
+
+@pytest.mark.parametrize("home", range(4))
+def test_a_user_in_the_wrong_partition_is_sent_on_to_the_right_one(home: int) -> None:
+    user = user_in(home, 4)
+    log = log_of([event("a", "view", user, T0_MS, item="i1")])
+    for partition in range(4):
+        done = _run(log, FOUR, partition=partition)
+        if partition == home:
+            assert done.outcomes == {"applied": 1}
+            assert EVENTS not in done.emitted
+        else:
+            (sent,) = done.emitted[EVENTS]
+            assert Partitioner(4)(sent.key) == home
+            assert (sent.key, sent.value) == (log[0].key, log[0].value)
+            assert sent.headers == [(FORWARDED, f"{partition}/0".encode())]
+            assert (done.outcomes, len(done.state)) == ({"rerouted": 1}, 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 150), CUTS, CRASHES)
+def test_what_was_sent_on_counts_once_however_often_the_sender_crashed(
+    count: int, cuts: list[int], crashes: dict[int, Crash]
+) -> None:
+    # More events than ids are remembered, all of one user.
+    user = user_in(2, 4)
+    log = log_of([event(f"e{n}", "view", user, T0_MS + n, item="i1") for n in range(count)])
+    sender = run(Interactions(FOUR), codec, slices(log, cuts, topic=EVENTS, partition=1), crashes)
+    arrived = log_of_records(sender.emitted[EVENTS])
+    home = _run(arrived, FOUR, partition=2, cuts=tuple(cuts))
+    assert _events_of(home, user) == count
+    assert len(_item_events(home)) == count
+
+
+def test_what_was_sent_on_and_could_not_be_used_leaves_no_trace_of_it() -> None:
+    user = user_in(2, 4)
+    late = LogRecord(1, log_of([event("l", "view", user, T0_MS - 2 * HOUR_MS, item="i1")])[0].value, user.encode())
+    sent = LogRecord(1, late.value, late.key, headers=[(FORWARDED, b"1/7"), ("trace", b"x")])
+    done = _run([*log_of([event("a", "view", user, T0_MS, item="i1")]), sent], FOUR, partition=2)
+    headers = dict(done.emitted[LATE][0].headers)
+    assert FORWARDED not in headers
+    assert headers["trace"] == b"x"
+
+
+def test_each_item_of_an_event_gets_it_once_with_its_origin() -> None:
+    log = log_of(
+        [
+            event("a", "impression", "u1", T0_MS, items=["i1", "i2", "i1"]),
+            event("b", "purchase", "u1", T0_MS + 1, item="i2", value=12.345),
+            event("c", "search", "u1", T0_MS + 2),
+            event("d", "view", "u1", T0_MS + 3, item="i3", context={"segment": "s1"}),
+        ],
+        first_offset=40,
+    )
+    made = [found for found in _item_events(_run(log)) if found.kind != NOT_COUNTED]
+    assert [(found.item, found.kind, found.source_offset) for found in made] == [
+        ("i1", KIND_INDEX["impression"], 40),
+        ("i2", KIND_INDEX["impression"], 40),
+        ("i2", KIND_INDEX["purchase"], 41),
+        ("i3", KIND_INDEX["view"], 43),
+    ]
+    assert [found.value_milli for found in made] == [0, 0, 12345, 0]
+    assert made[-1].segment == "s1"
+    assert [found.recent_items for found in made] == [[], [], [], ["i2"]]
+    keys = [record.key.decode() for record in _run(log).emitted[ITEM_EVENTS]]
+    assert keys == [found.item for found in _item_events(_run(log))]
+
+
+def test_a_click_on_a_list_is_an_example_with_what_was_shown_beside_it() -> None:
+    shown = [f"i{n}" for n in range(6)]
+    log = log_of(
+        [
+            event("s", "impression", "u1", T0_MS, items=shown),
+            event("c", "click", "u1", T0_MS + MINUTE_MS, item="i4"),
+        ]
+    )
+    rows = [found for found in _item_events(_run(log)) if found.label >= 0]
+    assert [(row.item, row.label) for row in rows][0] == ("i4", 1)
+    assert [row.label for row in rows] == [1] + [0] * SHOWN_NEGATIVES
+    assert {row.item for row in rows[1:]} < set(shown) - {"i4"}
+    assert {(row.group, row.user, row.source_offset) for row in rows} == {("c", "u1", 1)}
+    for row in rows:
+        features = np.frombuffer(row.user_features, dtype=np.float32)
+        assert features.shape == (PERSON_WIDTH,)
+        assert features[POSITION] == np.float32(np.log1p(shown.index(row.item)))
+
+
+def test_an_examples_features_know_nothing_of_its_own_event() -> None:
+    def first_row(kind: str) -> ItemEvent:
+        return next(row for row in _item_events(_run(log_of([event("c", kind, "u1", T0_MS, item="i1")]))) if row.label)
+
+    click, purchase = first_row("click"), first_row("purchase")
+    assert click.user_features == purchase.user_features
+    features = dict(zip((f.name for f in USER_FEATURES), np.frombuffer(click.user_features, np.float32), strict=False))
+    assert features["user_events_total"] == 0
+
+
+def test_a_click_from_nowhere_is_an_example_beside_an_item_of_the_user_and_one_of_others() -> None:
+    events = [event(f"o{n}", "view", "u2", T0_MS + n, item=f"other{n}") for n in range(3)]
+    events += [event("mine", "view", "u1", T0_MS + 5, item="mine")]
+    events += [event("c", "click", "u1", T0_MS + 6, item="i1")]
+    rows = [row for row in _item_events(_run(log_of(events))) if row.label == 0]
+    assert 1 <= len(rows) <= 2
+    assert rows[0].item == "mine"
+    assert all(row.kind == NOT_COUNTED and row.item != "i1" for row in rows)
+
+
+def test_views_make_no_examples_and_a_state_alone_makes_none() -> None:
+    log = log_of(shopping(80))
+    with_examples = _item_events(_run(log))
+    assert {found.kind for found in with_examples if found.label == 1} <= {
+        KIND_INDEX[kind] for kind in ("click", "add_to_cart", "purchase")
+    }
+    alone = run(Interactions(ONE, with_examples=False), codec, slices(log, topic=EVENTS))
+    assert all(found.label == -1 for found in _item_events(alone))
+    assert alone.table() == _run(log).table()
+
+
+def test_every_record_is_accounted_for() -> None:
+    events = shopping(200)
+    log: list[Any] = log_of(events)
+    log += [LogRecord(0, broken.value, broken.key) for broken in broken_records(APPENDED_MS)]
+    log = [LogRecord(n, record.value, record.key) for n, record in enumerate(log)]
+    done = _run(log)
+    assert sum(done.outcomes.values()) + sum(done.reasons.values()) == len(log)
+    assert done.outcomes["applied"] == len({made["id"] for made in events})
+    assert done.outcomes["duplicate"] == len(events) - len({made["id"] for made in events})
+    per_user = Counter(made["user"] for made in {made["id"]: made for made in events}.values())
+    assert {user: _events_of(done, user) for user in done.state} == dict(per_user)

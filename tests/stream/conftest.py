@@ -1,0 +1,40 @@
+"""A namespace of its own for each test, with the tally's topics, and workers that end with the test."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from support.cluster import create_topic
+from support.processes import Process, start_module
+from support.tally import changelog, journal, source
+
+from persona_stream.vocabulary.config import Settings
+
+StartTally = Callable[..., Process]
+PARTITIONS = 2
+
+
+@pytest.fixture
+async def settings(kafka: str, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a new namespace, its topics created."""
+    made = Settings(kafka=kafka, namespace=f"s{uuid4().hex[:8]}", partitions=PARTITIONS, home=tmp_path)
+    await create_topic(kafka, source(made), PARTITIONS)
+    await create_topic(kafka, journal(made), 1)
+    await create_topic(kafka, changelog(made), PARTITIONS, {"cleanup.policy": "compact"})
+    yield made
+
+
+@pytest.fixture
+def start_tally(settings: Settings, tmp_path: Path) -> "AsyncIterator[StartTally]":
+    """`start_tally("fold")` starts a worker; it is killed when the test ends."""
+    started: list[Process] = []
+
+    def start(mode: str = "fold") -> Process:
+        process = start_module("support.tally", settings, tmp_path / f"tally-{len(started)}.log", mode)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()

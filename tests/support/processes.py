@@ -1,0 +1,91 @@
+"""Real processes of the product, started and killed by the tests."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from persona_stream.vocabulary.config import Settings
+
+_REPOSITORY = Path(__file__).parents[2]
+_LOG_TAIL_CHARS = 4000
+
+
+class Process:
+    """A process with its log in a file; `kill()` in a teardown, whatever happened."""
+
+    def __init__(self, command: list[str], log: Path, env: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=log.parent,
+                env={**_clean_env(), **env},
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """The exit code, None while it runs; the signal's number below zero where one ended it."""
+        return self._process.poll()
+
+    def check_alive(self) -> None:
+        """Raise with the tail of the log if it has ended."""
+        code = self.exit_code()
+        assert code is None, f"the process ended with {code}:\n{self.log_tail()}"
+
+    def log_tail(self) -> str:
+        """What it said last."""
+        return self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        if self.exit_code() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def terminate(self, *, within_s: float = 40) -> int:
+        """SIGTERM; returns the exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait(within_s=within_s)
+
+    def wait(self, *, within_s: float) -> int:
+        """The exit code once it has ended."""
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {within_s} s:\n{self.log_tail()}") from None
+
+
+def start_worker(settings: Settings, log: Path) -> Process:
+    """`persona-stream worker`, as a user starts it."""
+    return Process([sys.executable, "-m", "persona_stream", "worker"], log, settings_env(settings))
+
+
+def start_module(module: str, settings: Settings, log: Path, *arguments: str) -> Process:
+    """A module of the tests, with `settings` in its environment."""
+    return Process([sys.executable, "-m", module, *arguments], log, settings_env(settings))
+
+
+def settings_env(settings: Settings) -> dict[str, str]:
+    """The environment that tells a process these settings."""
+    return {
+        "PERSONA_KAFKA": settings.kafka,
+        "PERSONA_NAMESPACE": settings.namespace,
+        "PERSONA_HOME": str(settings.home),
+        "PERSONA_PARTITIONS": str(settings.partitions),
+        "PERSONA_WORKER_PORT": str(settings.worker_port),
+    }
+
+
+def _clean_env() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PERSONA_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), str(_REPOSITORY / "tests")])}

@@ -1,0 +1,84 @@
+"""Running an agent over slices without Kafka: what it emitted, and what its changelog would hold."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from persona_stream.kafka.writer import Record
+from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.worker.app import Fold
+
+
+class Crash(Struct, frozen=True):
+    """How a process dies while it applies a slice, and from where its successor reads again."""
+
+    emitted_share: float
+    """Of what the slice gives rise to, the share that Kafka has; below 1, none of the table's changes are there."""
+    changes_written: int
+    """So many of the table's changes are in the changelog (modulo their number: the progress, the last, never is)."""
+    slices_back: int
+    """The committed offset lags by so many slices."""
+
+
+class Run(Struct):
+    """Everything an agent wrote."""
+
+    state: Partition[Any]
+    emitted: dict[str, list[Record]] = field(default_factory=dict)
+    changelog: list[Record] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def table(self) -> dict[bytes, bytes | None]:
+        """The changelog, compacted: every key's last bytes, the progress among them."""
+        return {record.key: record.value for record in self.changelog}
+
+    def emitted_once(self) -> dict[str, list[tuple[bytes, bytes | None]]]:
+        """What was emitted, in order, without what was emitted again."""
+        return {
+            topic: list(dict.fromkeys((record.key, record.value) for record in records))
+            for topic, records in self.emitted.items()
+        }
+
+
+def run(fold: Fold, codec: Codec[Any], parts: Sequence[Slice], crashes: Mapping[int, Crash] | None = None) -> Run:
+    """Apply slices as the worker does; `crashes` by position of the slice, each happens once."""
+    done = Run(Partition(codec))
+    still_to_come = dict(crashes or {})
+    at = 0
+    while at < len(parts):
+        crash = still_to_come.pop(at, None)
+        _emit(done, fold, parts[at], crash.emitted_share if crash else 1.0)
+        if crash is None:
+            done.changelog += done.state.take_changes()
+            at += 1
+        else:
+            _die(done, codec, crash)
+            at = max(0, at - crash.slices_back)
+    return done
+
+
+def restored(codec: Codec[Any], changelog: Iterable[Record]) -> Partition[Any]:
+    """The partition as another process reads it back."""
+    state: Partition[Any] = Partition(codec)
+    for record in changelog:
+        state.restore(record.key, record.value)
+    return state
+
+
+def _emit(done: Run, fold: Fold, part: Slice, share: float) -> None:
+    out = fold.process(part, done.state)
+    for topic, records in out.by_topic.items():
+        done.emitted.setdefault(topic, []).extend(records[: int(len(records) * share)])
+    for total, counted in ((done.outcomes, out.outcomes), (done.reasons, out.dead_by_reason)):
+        for name, count in counted.items():
+            total[name] = total.get(name, 0) + count
+
+
+def _die(done: Run, codec: Codec[Any], crash: Crash) -> None:
+    changes = done.state.take_changes()
+    if crash.emitted_share >= 1:
+        done.changelog += changes[: crash.changes_written % len(changes)]
+    done.state = restored(codec, done.changelog)

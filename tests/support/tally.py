@@ -1,0 +1,125 @@
+"""A small worker for the tests of batched delivery: it counts records by key, and journals every slice it gets.
+
+    python -m support.tally fold|setitem
+
+`fold` runs through the worker's own way of applying slices; `setitem` is an agent that writes `table[key] = value`.
+Values that it obeys: `forget` deletes the key, `raise` raises, `hang` never comes back.
+"""
+
+import sys
+import threading
+from collections import Counter
+from typing import Any
+
+import faust
+import msgspec
+import orjson
+from faust.types import StreamT
+
+from agents.emissions import Emissions
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.stream.consumer import BatchingTransport, SliceSchema
+from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.slices import Slice
+from persona_stream.stream.table import ChangelogTable
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.logs import configure_logging
+from persona_stream.vocabulary.topics import Topics
+from persona_stream.worker.app import AgentSpec, WorkerApp
+from persona_stream.worker.run import run_worker
+
+COUNT = Codec[int](new=int, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(int).decode)
+TABLE = "tally"
+
+
+def source(settings: Settings) -> str:
+    """The topic that is counted."""
+    return f"{settings.namespace}.numbers"
+
+
+def journal(settings: Settings) -> str:
+    """The topic of slices: `[partition, offsets]`."""
+    return f"{settings.namespace}.journal"
+
+
+def changelog(settings: Settings) -> str:
+    """The changelog of the counts."""
+    return Topics(settings.namespace).changelog(TABLE)
+
+
+class Tally:
+    """The fold."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topics = Topics(settings.namespace)
+        self._journal = journal(settings)
+
+    def process(self, part: Slice, counts: Partition[int]) -> Emissions:
+        """Count a slice."""
+        out = Emissions(self._topics)
+        offsets = [record.offset for record in part]
+        out.emit(self._journal, str(part.partition), orjson.dumps([part.partition, offsets]))
+        for record in part:
+            if record.offset <= counts.progress.offset:
+                continue
+            key = (record.key or b"").decode()
+            if record.value == b"forget":
+                counts.delete(key)
+                continue
+            counts.put(key, (counts.get(key) or 0) + 1)
+            _obey(record.value)
+        counts.progress.advance(part)
+        return out
+
+
+def _obey(value: bytes | None) -> None:
+    if value == b"raise":
+        raise RuntimeError("told to")
+    if value == b"hang":
+        threading.Event().wait()
+
+
+def _run_setitem(settings: Settings) -> None:
+    app = WorkerApp(
+        f"{settings.namespace}-worker",
+        broker=f"kafka://{settings.bootstrap()}",
+        topic_partitions=settings.partitions,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        consumer_auto_offset_reset="earliest",
+        broker_commit_interval=0.2,
+    )
+    app.transport = BatchingTransport([app.conf.broker[0]], app)
+    app.writer = BatchWriter(settings, client_id="setitem")
+    app.effects = []
+    table: ChangelogTable[int] = ChangelogTable(app, name=TABLE, codec=COUNT, changelog=changelog(settings))
+    app.tables.add(table)
+
+    async def count(stream: StreamT[Slice]) -> None:
+        async for part in stream:
+            for key, seen in Counter((record.key or b"").decode() for record in part).items():
+                table[key] = table.get(key, 0) + seen
+                assert key in table
+            if any(record.value == b"forget" for record in part):
+                del table["gone"]
+            table.partition(part.partition).progress.advance(part)
+            changes = table.partition(part.partition).take_changes()
+            await app.writer.write(changelog(settings), {part.partition: changes})
+            part.applied = True
+
+    app.agent(app.topic(source(settings), schema=SliceSchema()), name="tally")(count)
+    faust.Worker(app, loglevel="WARN").execute_from_commandline()
+
+
+def main(mode: str) -> Any:
+    """Run until stopped."""
+    settings = Settings.load()
+    configure_logging(settings)
+    if mode == "setitem":
+        return _run_setitem(settings)
+    return run_worker(settings, [AgentSpec(TABLE, source(settings), COUNT, Tally(settings))])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
