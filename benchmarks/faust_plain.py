@@ -2,7 +2,7 @@
 
 Choices: one worker process on uvloop, ``producer_linger_ms=5`` so that changelog writes share requests (the
 default of 0 is slower), web server and exactly-once off (the defaults for a library user and for speed), a
-codec on msgspec for events, the Cython extensions of the wheel, large fetches (``stream_buffer_maxsize``).
+codec on msgspec for events, the Cython extensions of the wheel, a larger ``stream_buffer_maxsize``.
 W1 and W3: one agent, ``table[key] = ...`` per event. W2: two hopping tables, items after ``group_by`` (a
 repartition topic). Topics are created beforehand, see ``_create_topics``. Durable means: producer flushed
 (every changelog write acknowledged) and offsets committed. Results are read back from the changelog topics.

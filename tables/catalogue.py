@@ -20,6 +20,10 @@ class CatalogueEntry(Struct, array_like=True):
     deleted: bool = False
     """A tombstone was read: kept as an entry, so that an older version that comes late stays deleted."""
 
+    def is_restricted(self) -> bool:
+        """Whether there is, or will be, a time at which the item may not be shown."""
+        return self.hidden or self.deleted or self.expires_ms is not None
+
     def may_be_shown(self, as_of_ms: int) -> bool:
         """Whether the item is active, present and not expired at a time."""
         return not (self.hidden or self.deleted or (self.expires_ms is not None and self.expires_ms <= as_of_ms))

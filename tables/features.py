@@ -76,7 +76,7 @@ CROSS_FEATURES = (
     Feature("pair_interest_in_session", "1 if the user had to do with it in the open session, not buying", (0.5,)),
     Feature("pair_bought_in_session", "1 if the user bought it in the open session", (0.5,)),
     Feature("pair_is_latest", "1 if the user's latest interaction was with it, not buying", (0.5,)),
-    Feature("pair_cycle", "log of age over the mean gap between times, 0 where unknown", _SIGNED_EDGES),
+    Feature("pair_cycle", "log of time since the purchase before over the mean gap, 0 if unknown", _SIGNED_EDGES),
     Feature("position", "log1p of the 0-based place in the list given, -1 without one", _PLACE_EDGES),
 )
 ITEM_FEATURES = (
@@ -141,9 +141,9 @@ def cross_columns(pairs: Longs, session_start_ms: Times, latest: Flags, position
     first_ts_ms = np.where(held, touch_ts_ms, np.iinfo(np.int64).max).min(axis=1)
     age_hours = np.maximum(as_of_ms[:, None] - touch_ts_ms, 0) / HOUR_MS
     gap_ms = (last_ts_ms - first_ts_ms) / np.maximum(kept - 1, 1)
-    age_ms = np.maximum(as_of_ms - last_ts_ms, 0)
-    with_cycle = (kept > 1) & (gap_ms > 0)
-    cycle = np.log(np.maximum(age_ms, 1) / np.where(with_cycle, gap_ms, 1))
+    bought_ago_ms = np.maximum(as_of_ms - pairs[:, LAST_PURCHASE], 1)
+    with_cycle = (pairs[:, PURCHASES] > 1) & (kept > 1) & (gap_ms > 0)
+    cycle = np.log(bought_ago_ms / np.where(with_cycle, gap_ms, 1))
     in_session = session_start_ms > 0
     return _columns(
         np.log1p(pairs[:, TIMES]),
@@ -210,4 +210,9 @@ def _log_hours_since(ts_ms: Times, as_of_ms: Times) -> NDArray[np.float64]:
 
 
 def _columns(*columns: NDArray[np.generic]) -> Floats:
-    return np.stack(columns, axis=1).astype(np.float32)
+    """float32 `[n, len(columns)]`; a column of one value stands for all rows."""
+    # Column by column into one block: stacking a dozen small arrays costs more than computing them.
+    block = np.empty((len(columns), max(map(len, columns))), dtype=np.float32)
+    for at, column in enumerate(columns):
+        block[at] = column
+    return block.T

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tables.counters import Floats, Longs, stack_longs, stack_panes
-from tables.features import RECENT_ITEMS, TOUCH_HEAD, TOUCHES_KEPT, cross_columns, user_columns
+from tables.features import (
+    PERSON_WIDTH,
+    RECENT_ITEMS,
+    TOUCH_HEAD,
+    TOUCHES_KEPT,
+    USER_FEATURES,
+    cross_columns,
+    user_columns,
+)
 from tables.users import UserState, latest_interest, open_session, recent_items
 
 _PAIR_WIDTH = TOUCH_HEAD + TOUCHES_KEPT
@@ -31,7 +39,10 @@ def person_columns(state: UserState, items: Sequence[str], as_of_ms: int, gap_ms
     pair = _pair_block([state.touched.get(item, _NEVER) for item in items])
     position = np.arange(n) if ordered else np.full(n, -1)
     cross = cross_columns(pair, np.array(session[:1]), latest, position, as_of)
-    return np.hstack([np.repeat(user, n, axis=0), cross])
+    person = np.empty((n, PERSON_WIDTH), dtype=np.float32)
+    person[:, : len(USER_FEATURES)] = user
+    person[:, len(USER_FEATURES) :] = cross
+    return person
 
 
 class PersonRows:

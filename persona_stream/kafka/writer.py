@@ -68,7 +68,7 @@ class BatchWriter:
 
     async def start(self) -> None:
         """Connect. Raises aiokafka's KafkaConnectionError where no broker answers."""
-        self._producer = AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
@@ -77,12 +77,18 @@ class BatchWriter:
             max_request_size=MAX_REQUEST_BYTES,
             **self._settings.kafka_client(),
         )
-        await self._producer.start()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
 
     async def stop(self) -> None:
         """Send what is pending and disconnect."""
-        if self._producer is not None:
-            await self._producer.stop()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
 
     @property
     def producer(self) -> AIOKafkaProducer:

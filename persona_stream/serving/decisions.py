@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from aiokafka.errors import KafkaError
 
@@ -13,6 +14,8 @@ from persona_stream.vocabulary.topics import Topics
 QUEUE_DECISIONS = 10_000
 """About 60 MB: while Kafka is away, decisions beyond this are dropped and counted."""
 RETRY_S = 1.0
+LINGER_S = 0.05
+"""Decisions are gathered for this long before they are written."""
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,12 @@ logger = logging.getLogger(__name__)
 class DecisionLog:
     """Writes decisions by the batch. An answer never waits for it; what can't be kept is counted in `dropped`."""
 
-    def __init__(self, settings: Settings, writer: BatchWriter) -> None:
+    def __init__(
+        self, settings: Settings, writer: BatchWriter, on_failure: Callable[[BaseException], None] | None = None
+    ) -> None:
+        """`on_failure` is told of writes that failed: an idempotent producer may have to be made anew."""
+        self._on_failure = on_failure
+        self._warned = False
         self._topic = Topics(settings.namespace).decisions
         self._writer = writer
         self._pending: list[Decision] = []
@@ -52,6 +60,8 @@ class DecisionLog:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
+            # A write for each answer would cost about as much as making it.
+            await asyncio.sleep(LINGER_S)
             self._wake.clear()
             if not await self._flush():
                 await asyncio.sleep(RETRY_S)
@@ -63,7 +73,11 @@ class DecisionLog:
         try:
             await self._writer.write_keyed(self._topic, records)
         except (KafkaError, RuntimeError) as error:
-            logger.warning("%d decisions wait for Kafka: %s", len(batch), error)
+            if not self._warned:
+                logger.warning("decisions wait for Kafka, at most %d of them: %r", QUEUE_DECISIONS, error)
+            self._warned = True
+            if self._on_failure is not None:
+                self._on_failure(error)
             room = QUEUE_DECISIONS - len(self._pending)
             self.dropped += max(0, len(batch) - room)
             self._pending = batch[:room] + self._pending
@@ -72,5 +86,6 @@ class DecisionLog:
             # The write may be under way: written twice is better than not at all, readers know decisions by id.
             self._pending = batch + self._pending
             raise
+        self._warned = False
         self.written += len(batch)
         return True

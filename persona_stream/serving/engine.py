@@ -35,7 +35,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Decision
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.features import FEATURE_HASH, FEATURE_NAMES, PERSON_WIDTH
 from tables.person import co_visited, person_columns
 from tables.users import UserState
 from tables.users import codec as user_codec
@@ -154,8 +154,10 @@ class Engine:
 
     def _shown(self, items: list[str], as_of_ms: int) -> list[str]:
         """Items without those hidden, deleted or expired; an item that the catalogue lacks may be shown."""
-        get = self.replica.catalogue.get
-        return [item for item in items if (entry := get(item)) is None or entry.may_be_shown(as_of_ms)]
+        restricted = self.replica.restricted
+        if not restricted:
+            return items
+        return [item for item in items if (entry := restricted.get(item)) is None or entry.may_be_shown(as_of_ms)]
 
     def question(self, user: str, items: list[str], as_of_ms: int, *, ordered: bool) -> Question:
         """Gather the features of a user with items as of an event time; `ordered`: the items' order is a feature."""
@@ -163,8 +165,10 @@ class Engine:
         state = self._state(user)
         known = state or UserState()
         rows = columns.rows(items)
-        person = person_columns(known, items, as_of_ms, self._settings.session_gap_ms, ordered=ordered)
-        features = np.hstack([person, columns.features(rows, columns.rows(co_visited(known)), as_of_ms)])
+        features = np.empty((len(items), len(FEATURE_NAMES)), dtype=np.float32)
+        gap_ms = self._settings.session_gap_ms
+        features[:, :PERSON_WIDTH] = person_columns(known, items, as_of_ms, gap_ms, ordered=ordered)
+        features[:, PERSON_WIDTH:] = columns.features(rows, columns.rows(co_visited(known)), as_of_ms)
         return Question(user, items, rows, state, features, as_of_ms)
 
     def _due_s(self, deadline_ms: int | None, started_s: float) -> float:

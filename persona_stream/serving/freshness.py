@@ -77,12 +77,13 @@ def _table(view: TableView) -> TableFreshness:
 
 
 def _missing(replica: Replica, tables: dict[str, TableFreshness]) -> list[str]:
+    if replica.has_caught_up:
+        # Also while Kafka is away: an answer that tells its age beats none, and all servers would be away together.
+        return []
     if replica.error is not None:
         return [f"the replica stopped reading: {replica.error!r}"]
     if not replica.polled_s:
         return ["Kafka has not answered yet"]
-    if replica.has_caught_up:
-        return []
     behind = [
         f"{name}: {table.changelog_lag} changelog records" for name, table in tables.items() if table.changelog_lag
     ]

@@ -5,6 +5,7 @@ itself, and so how stale an answer is. See docs/adr/0003-replicas.md.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ class Replica:
         """Encoded UserState: decoding one costs about 20 us, holding objects costs the memory of ten."""
         self.items = ItemColumns()
         self.catalogue: dict[str, catalogue.CatalogueEntry] = {}
+        self.restricted: dict[str, catalogue.CatalogueEntry] = {}
+        """The few entries that are hidden or deleted, or will expire: most requests need look no item up."""
         self.profiles: dict[str, bytes] = {}
         self.models = Models()
         self.error: BaseException | None = None
@@ -124,8 +127,8 @@ class Replica:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in self._consumers:
-            await client.stop()
+        # Both, whatever the first one does: aiokafka may end its stop() with the CancelledError of a task of its own.
+        await asyncio.gather(*(client.stop() for client in self._consumers), return_exceptions=True)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -183,10 +186,13 @@ class Replica:
             self.items.put(key, items.codec.decode(value))
 
     def _apply_catalogue(self, key: str, value: bytes | None) -> None:
+        self.restricted.pop(key, None)
         if value is None:
             self.catalogue.pop(key, None)
-        else:
-            self.catalogue[key] = catalogue.codec.decode(value)
+            return
+        entry = self.catalogue[key] = catalogue.codec.decode(value)
+        if entry.is_restricted():
+            self.restricted[key] = entry
 
     def _apply_profile(self, key: str, value: bytes | None) -> None:
         if value is None:
@@ -225,7 +231,10 @@ class Replica:
                 view.changelog_lag = sum(
                     max(0, end - self._positions[tp]) for tp, end in self._ends.items() if tp.topic == topic
                 )
-            self.has_caught_up |= all(self._positions[tp] >= end for tp, end in self._ends.items())
+            if not self.has_caught_up and all(self._positions[tp] >= end for tp, end in self._ends.items()):
+                self.has_caught_up = True
+                # What was read stays: a full collection need not visit it while a request waits.
+                gc.freeze()
             self.polled_s = time.monotonic()
             await asyncio.sleep(LAG_POLL_S)
 

@@ -83,7 +83,7 @@ class Scorers:
         if len(parts) == 1:
             return Scored(parts[0], policies[0], self.model)
         # The two have different units: each is standardized within the list, then they weigh the same.
-        return Scored(np.mean([_standardized(part) for part in parts], axis=0), "blend", self.model)
+        return Scored(_blended(np.array(parts)), "blend", self.model)
 
     def _refreshed_online(self) -> OnlineScorer:
         models, now_s = self._replica.models, time.monotonic()
@@ -114,6 +114,9 @@ class Scorers:
                 logger.error("%s/%s is not served: %s", RANKER, record.version, error)
 
 
-def _standardized(scores: Scores) -> Scores:
-    spread = scores.std()
-    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+def _blended(parts: Scores) -> Scores:
+    """Mean of standardized scores, float64 `[n]`, of parts `[m, n]`; a part that tells no items apart adds nothing."""
+    centred = parts - parts.mean(axis=1, keepdims=True)
+    spread = np.sqrt((centred * centred).mean(axis=1, keepdims=True))
+    blended: Scores = (centred / np.where(spread > 0, spread, 1.0)).mean(axis=0)
+    return blended

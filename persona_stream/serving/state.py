@@ -26,10 +26,10 @@ class ServerState:
         self.settings = settings
         self.writer = BatchWriter(settings, client_id=f"{settings.namespace}-server")
         self.replica = Replica(settings)
-        self.decisions = DecisionLog(settings, self.writer)
-        self.engine = Engine(settings, self.replica, self.decisions)
         topics = Topics(settings.namespace)
         self.link = KafkaLink(self.replica, self.writer, (topics.events, topics.decisions))
+        self.decisions = DecisionLog(settings, self.writer, self.link.writer_failed)
+        self.engine = Engine(settings, self.replica, self.decisions)
         self.events = EventQueue(self.writer, topics.events, self.link)
         self.drain = Drain()
 

@@ -41,7 +41,6 @@ class BatchingConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._trackers: dict[TP, CommitTracker] = defaultdict(CommitTracker)
-        self._seeking = False
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
@@ -51,9 +50,6 @@ class BatchingConsumer(driver.Consumer):
         if not self.flow_active:
             # A rebalance began while the fetch ran: what it brought may be another worker's by now.
             await self._forget_positions()
-            return
-        if self._seeking:
-            # Fetched from where the partitions stood before: the seek brings it again.
             return
         for tp, fetched in (records or {}).items():
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
@@ -123,11 +119,15 @@ class BatchingConsumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Read again from the committed offsets; slices delivered before that don't count any more."""
         self._trackers.clear()
-        self._seeking = True
-        try:
-            await super().perform_seek()
-        finally:
-            self._seeking = False
+        await super().perform_seek()
+        # What was fetched and dropped in a rebalance must be read again where nothing is committed yet, too.
+        uncommitted = [
+            self._new_topicpartition(tp.topic, tp.partition)
+            for tp in self.assignment()
+            if not self._is_changelog_tp(tp) and not self._committed_offset.get(tp)
+        ]
+        if uncommitted:
+            await self._thread.seek_to_beginning(*uncommitted)
 
     async def _forget_positions(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """Running the worker as a process: signals, its small health server, and an exit code that tells."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
 
 STOP_TIMEOUT_S = 20.0
+YOUNG_OBJECTS = 100_000
+"""A slice decodes into tens of thousands of objects that are all released by its end: collecting sooner only costs."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ def run_worker(settings: Settings, specs: list[AgentSpec] | None = None) -> NoRe
     `specs`: the agents to run, by default all.
     """
     configure_logging(settings)
+    gc.set_threshold(YOUNG_OBJECTS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, specs))
     raise AssertionError("the worker exits by itself")

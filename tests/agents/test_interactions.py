@@ -173,7 +173,7 @@ def test_a_click_on_a_list_is_an_example_with_what_was_shown_beside_it() -> None
         ]
     )
     rows = [found for found in _item_events(_run(log)) if found.label >= 0]
-    assert [(row.item, row.label) for row in rows][0] == ("i4", 1)
+    assert (rows[0].item, rows[0].label) == ("i4", 1)
     assert [row.label for row in rows] == [1] + [0] * SHOWN_NEGATIVES
     assert {row.item for row in rows[1:]} < set(shown) - {"i4"}
     assert {(row.group, row.user, row.source_offset) for row in rows} == {("c", "u1", 1)}

@@ -133,9 +133,7 @@ with EmbeddedBroker(Path(home), port=0, cache_dir=Path(cache_dir)) as broker:
 
 
 # A forked child inherits the guard's pipe, so that its end alone would not tell of the parent's.
-@pytest.mark.parametrize(
-    ("number", "forks"), [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, True)]
-)
+@pytest.mark.parametrize(("number", "forks"), [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_kafka_ends_with_its_parent_and_leaves_no_stale_lock(
     number: signal.Signals, forks: bool, tmp_path: Path, jar_cache: Path, make_broker: MakeBroker
 ) -> None:
@@ -165,9 +163,7 @@ def test_kafka_ends_even_when_its_guard_is_killed(tmp_path: Path, make_broker: M
         assert not broker.is_alive
 
 
-def test_a_damaged_data_folder_is_an_error_with_the_log_and_advice(
-    tmp_path: Path, make_broker: MakeBroker
-) -> None:
+def test_a_damaged_data_folder_is_an_error_with_the_log_and_advice(tmp_path: Path, make_broker: MakeBroker) -> None:
     data = tmp_path / "kafka" / "data"
     data.mkdir(parents=True)
     (data / "meta.properties").write_text("version=1\ncluster.id=5L6g3nShT-eMCtK--X86sw\nnode.id=77\n")

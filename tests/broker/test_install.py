@@ -101,9 +101,7 @@ def test_a_whole_cache_asks_nobody(mirror: Mirror, cache: Path) -> None:
     assert mirror.served == []
 
 
-def test_a_broken_off_download_is_tried_again_and_its_bytes_are_not_counted(
-    mirror: Mirror, tmp_path: Path
-) -> None:
+def test_a_broken_off_download_is_tried_again_and_its_bytes_are_not_counted(mirror: Mirror, tmp_path: Path) -> None:
     mirror.cut.add(OTHER.filename)
     counts: list[int] = []
     download(OTHER, tmp_path, counts.append)
@@ -121,9 +119,7 @@ def test_a_forged_jar_is_refused_and_leaves_nothing(mirror: Mirror, tmp_path: Pa
     assert list(target.iterdir()) == []
 
 
-def test_a_jar_that_nobody_gives_is_an_error_with_advice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_jar_that_nobody_gives_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("persona_stream.broker.download.MAVEN_CENTRAL_URL", "http://127.0.0.1:9")
     with pytest.raises(BrokerStartError, match=f"Could not download {SMALL.coordinate}") as caught:
         download(SMALL, tmp_path, lambda _: None)

@@ -36,9 +36,7 @@ def test_any_cut_of_the_log_gives_the_same_table_and_emissions(table: str, seed:
 @EVERY_AGENT
 @few
 @given(seed=st.integers(0, 1000), cuts=CUTS, crashes=CRASHES)
-def test_crashes_at_any_point_change_nothing(
-    table: str, seed: int, cuts: list[int], crashes: dict[int, Crash]
-) -> None:
+def test_crashes_at_any_point_change_nothing(table: str, seed: int, cuts: list[int], crashes: dict[int, Crash]) -> None:
     spec, log = SPECS[table], LOGS[table](seed)
     undisturbed = run(spec.fold, spec.codec, slices(log))
     crashed = run(spec.fold, spec.codec, slices(log, cuts), crashes)

@@ -28,7 +28,8 @@ def with_tables(text: str) -> str:
     for name, rows in TABLES.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
-        assert begin and end, f"docs/operations.md has no place for the table {name}"
+        if not (begin and end):
+            raise ValueError(f"docs/operations.md has no place for the table {name}")
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows())
         text = before + begin + table + end + after
     return text

@@ -127,7 +127,7 @@ def test_the_health_check_follows_the_role_that_listens(answer: int, exit_code: 
             self.send_response(answer)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Probe) as server:

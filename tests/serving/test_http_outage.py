@@ -79,7 +79,7 @@ async def test_settings_that_do_not_fit_the_topics_end_the_server(kafka: str, tm
 
 
 async def test_a_write_that_kafka_refuses_does_not_block_the_next(server: Server) -> None:
-    # An idempotent producer counts the refused record too: without a new producer Kafka would miss one, and take no more.
+    # An idempotent producer counts the refused record too: Kafka would miss it, and take no more from that producer.
     assert await accepts_events(server)
     await limit_records(server.state.settings, max_bytes=1000)
     large = json.dumps({**json.loads(event(1)), "context": {"text": "x" * 5000}}).encode()

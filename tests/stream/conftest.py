@@ -1,6 +1,6 @@
 """A namespace of its own for each test, with the tally's topics, and workers that end with the test."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,17 +16,17 @@ PARTITIONS = 2
 
 
 @pytest.fixture
-async def settings(kafka: str, tmp_path: Path) -> AsyncIterator[Settings]:
+async def settings(kafka: str, tmp_path: Path) -> Settings:
     """Settings of a new namespace, its topics created."""
     made = Settings(kafka=kafka, namespace=f"s{uuid4().hex[:8]}", partitions=PARTITIONS, home=tmp_path)
     await create_topic(kafka, source(made), PARTITIONS)
     await create_topic(kafka, journal(made), 1)
     await create_topic(kafka, changelog(made), PARTITIONS, {"cleanup.policy": "compact"})
-    yield made
+    return made
 
 
 @pytest.fixture
-def start_tally(settings: Settings, tmp_path: Path) -> "AsyncIterator[StartTally]":
+def start_tally(settings: Settings, tmp_path: Path) -> Iterator[StartTally]:
     """`start_tally("fold")` starts a worker; it is killed when the test ends."""
     started: list[Process] = []
 

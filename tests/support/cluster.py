@@ -70,7 +70,6 @@ async def read_all(bootstrap: str, topic: str) -> list[ConsumerRecord]:
     async with _consumer(bootstrap) as consumer:
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
-        await consumer.seek_to_beginning(*tps)
         found: dict[TopicPartition, list[ConsumerRecord]] = {tp: [] for tp in tps}
         while [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
             for tp, records in (await consumer.getmany(timeout_ms=500)).items():
@@ -131,7 +130,11 @@ async def until(
 @asynccontextmanager
 async def _consumer(bootstrap: str) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, max_partition_fetch_bytes=8 << 20
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=8 << 20,
     )
     await consumer.start()
     try:

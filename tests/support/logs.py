@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -52,7 +53,7 @@ def log_of_records(records: Iterable[Record]) -> Log:
 def slices(log: Log, cuts: Iterable[int] = (), *, topic: str = "t", partition: int = 0) -> list[Slice]:
     """The log cut before each of the positions `cuts`."""
     bounds = [0, *sorted(cut % (len(log) + 1) for cut in cuts), len(log)]
-    parts = [log[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    parts = [log[start:end] for start, end in pairwise(bounds)]
     return [Slice(topic, partition, part) for part in parts if part]
 
 

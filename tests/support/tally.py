@@ -17,7 +17,7 @@ import orjson
 from faust.types import StreamT
 
 from agents.emissions import Emissions
-from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.consumer import BatchingTransport, SliceSchema
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.slices import Slice
@@ -30,6 +30,7 @@ from persona_stream.worker.run import run_worker
 
 COUNT = Codec[int](new=int, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(int).decode)
 TABLE = "tally"
+HANGING = "hanging as told"
 
 
 def source(settings: Settings) -> str:
@@ -76,6 +77,7 @@ def _obey(value: bytes | None) -> None:
     if value == b"raise":
         raise RuntimeError("told to")
     if value == b"hang":
+        print(HANGING, file=sys.stderr, flush=True)
         threading.Event().wait()
 
 

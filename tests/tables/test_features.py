@@ -96,7 +96,7 @@ def test_what_is_known_of_the_user_with_the_item() -> None:
         "pair_interest_in_session": 1.0,
         "pair_bought_in_session": 0.0,
         "pair_is_latest": 1.0,
-        "pair_cycle": math.log(1 / 6 / mean_gap_hours),
+        "pair_cycle": math.log((48 + 1 / 3) / mean_gap_hours),
         "position": 0.0,
     }
     assert {feature.name for feature in CROSS_FEATURES} == expected.keys()
@@ -104,7 +104,7 @@ def test_what_is_known_of_the_user_with_the_item() -> None:
     assert rows[1]["pair_is_latest"] == 0.0
     assert rows[1]["pair_bought_idle_hours"] == pytest.approx(_never())
     assert rows[1]["position"] == pytest.approx(math.log1p(1))
-    strange = {name: 0.0 for name in expected} | {
+    strange = dict.fromkeys(expected, 0.0) | {
         "pair_interest_idle_hours": _never(),
         "pair_bought_idle_hours": _never(),
         "position": math.log1p(2),

@@ -76,9 +76,7 @@ def test_sessions_are_the_same_whatever_the_order(times_ms: list[int], random_: 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9)), max_size=120), st.randoms(use_true_random=False))
 def test_history_holds_the_latest_in_event_time_order(picks: list[tuple[int, int]], random_: random.Random) -> None:
-    visits = [
-        (T0_MS + minute * MINUTE_MS, f"i{item}", KIND_INDEX["view"]) for minute, item in picks
-    ]
+    visits = [(T0_MS + minute * MINUTE_MS, f"i{item}", KIND_INDEX["view"]) for minute, item in picks]
     shuffled = list(enumerate(visits))
     random_.shuffle(shuffled)
     # Ids that differ: the dedupe window is another test's.
@@ -190,7 +188,7 @@ def test_the_segment_is_the_latest_told_and_never_a_long_text() -> None:
 
 
 def test_a_state_comes_back_from_bytes_as_it_was() -> None:
-    state = _fold([e for e in shopping(80, users=1)])
+    state = _fold(shopping(80, users=1))
     raw = codec.encode(state)
     assert codec.decode(raw) == state
     more = shopping(20, users=1, seed=9)

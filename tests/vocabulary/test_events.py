@@ -25,6 +25,14 @@ def _refusal(raw: bytes | None, parse: Any = parse_event) -> EventError:
     return refused.value
 
 
+def _reason(parse: Any, raw: bytes) -> str:
+    try:
+        parse(raw)
+    except EventError as error:
+        return error.reason
+    return ""
+
+
 # The others are the agent's to find: they need the record's key and Kafka's timestamp.
 OF_THE_VALUE = [
     broken for broken in broken_records(NOW_MS) if broken.reason not in {"missing_key", "key_mismatch", "future_ts"}
@@ -46,10 +54,7 @@ def test_every_reason_is_met_by_a_record() -> None:
 @example(b'{"a":' * 50_000)
 def test_any_bytes_are_an_event_or_refused_never_an_error_of_another_kind(raw: bytes) -> None:
     for parse in (parse_event, parse_item, parse_profile):
-        try:
-            parse(raw)
-        except EventError as error:
-            assert error.reason in REASONS
+        assert _reason(parse, raw) in {"", *REASONS}
 
 
 JSON = st.recursive(
@@ -65,24 +70,23 @@ def test_any_json_in_any_field_is_taken_or_refused(field: str, value: Any) -> No
         raw = orjson.dumps({**GOOD, field: value})
     except orjson.JSONEncodeError:
         return
-    try:
+    reason = _reason(parse_event, raw)
+    assert reason in {"", *REASONS}
+    if not reason:
         event = parse_event(raw)
-    except EventError as error:
-        assert error.reason in REASONS
-    else:
         assert 0 < int(event.ts) <= 4_102_444_800_000
         assert event.user
         assert "\0" not in event.user
 
 
 @given(
-    st.datetimes(datetime(1970, 1, 1, 0, 0, 1), datetime(2099, 1, 1)).map(lambda at: at.replace(microsecond=0)),
+    st.integers(1, 4_070_000_000),
     st.integers(0, 999),
     st.integers(-14 * 60, 14 * 60),
 )
-def test_a_text_and_its_milliseconds_are_the_same_time(moment: datetime, ms: int, zone_minutes: int) -> None:
-    epoch_ms = int((moment - datetime(1970, 1, 1)).total_seconds()) * 1000 + ms
-    utc = moment.replace(tzinfo=UTC) + timedelta(milliseconds=ms)
+def test_a_text_and_its_milliseconds_are_the_same_time(seconds: int, ms: int, zone_minutes: int) -> None:
+    epoch_ms = seconds * 1000 + ms
+    utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=epoch_ms)
     zoned = utc.astimezone(timezone(timedelta(minutes=zone_minutes)))
     assert parse_ts(zoned.isoformat()) == parse_ts(epoch_ms) == epoch_ms
     assert parse_ts(utc.isoformat().replace("+00:00", "Z")) == epoch_ms
@@ -117,7 +121,9 @@ def test_no_id_holds_a_nul(field: str) -> None:
     assert parse_event(orjson.dumps({**GOOD, "context": {"a": "\0"}})).user == "u1"
 
 
-@pytest.mark.parametrize(("parse", "key", "fields"), [(parse_item, "id", "attributes"), (parse_profile, "user", "traits")])
+@pytest.mark.parametrize(
+    ("parse", "key", "fields"), [(parse_item, "id", "attributes"), (parse_profile, "user", "traits")]
+)
 def test_what_the_tables_cannot_keep_is_refused(parse: Any, key: str, fields: str) -> None:
     def made(value: Any) -> bytes:
         return b'{"%s": "k", "ts": 5, "%s": {"n": %s}}' % (key.encode(), fields.encode(), value)

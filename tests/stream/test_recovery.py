@@ -1,0 +1,134 @@
+"""Recovery from changelogs as Kafka really leaves them: compacted, with holes, tombstones and empty partitions."""
+
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from support.cluster import admin_of, committed, end_offsets, read_all, read_table, until, write
+from support.processes import Process
+from support.tally import COUNT, changelog, source
+
+from persona_stream.kafka.writer import Record
+from persona_stream.stream.partition import PROGRESS_KEY, Progress, decode_progress
+from persona_stream.vocabulary.config import Settings
+
+WITHIN_S = 60
+KEYS = 20
+StartTally = Callable[..., Process]
+_COMPACT_AT_ONCE = {
+    "cleanup.policy": "compact",
+    "segment.ms": "100",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "0",
+}
+
+
+def _progress(offset: int) -> Record:
+    return Record(PROGRESS_KEY, msgspec.msgpack.encode(Progress(offset=offset, events=offset + 1)))
+
+
+@pytest.fixture
+async def quick_cleaner(kafka: str) -> AsyncIterator[None]:
+    """The broker's log cleaner looks for work ten times a second, not every 15 s."""
+    async with admin_of(kafka) as admin:
+        described = await admin.describe_cluster()
+        broker = str(described["brokers"][0]["node_id"])
+        resource = ConfigResource(ConfigResourceType.BROKER, broker, {"log.cleaner.backoff.ms": "100"})
+        (*_, answer) = await admin.alter_configs([resource])
+        assert [code for code, *_ in answer.resources] == [0], answer
+        yield
+        await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, broker, {})])
+
+
+async def _write_in_transaction(settings: Settings, topic: str, record: Record) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, transactional_id=settings.namespace)
+    await producer.start()
+    async with producer.transaction():
+        await producer.send_and_wait(topic, record.value, key=record.key, partition=0)
+    await producer.stop()
+
+    async def ended() -> bool:
+        return (await end_offsets(settings.kafka, topic))[0] == 2
+
+    await until(ended, within_s=WITHIN_S, what="the end of the transaction in the log")
+
+
+async def _until_counted(settings: Settings, worker: Process, key: str, count: int) -> None:
+    async def reached() -> bool:
+        table = await read_table(settings.kafka, changelog(settings))
+        return table.get(0, {}).get(key.encode()) == COUNT.encode(count)
+
+    await until(reached, within_s=WITHIN_S, what=f"{key} counted {count} times", check=worker.check_alive)
+
+
+async def test_a_compacted_changelog_with_holes_and_tombstones_gives_values_and_progress(
+    settings: Settings, start_tally: StartTally, quick_cleaner: None
+) -> None:
+    topic = changelog(settings)
+    async with admin_of(settings.kafka) as admin:
+        (answer, *_) = await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, _COMPACT_AT_ONCE)])
+        assert [code for code, *_ in answer.resources] == [0], answer
+    # A transaction, whose end takes an offset and is no record; 50 versions of each key; two keys deleted.
+    await _write_in_transaction(settings, topic, Record(b"tx", COUNT.encode(77)))
+    for version in range(50):
+        values = [Record(f"k{n}".encode(), COUNT.encode(version)) for n in range(KEYS)]
+        await write(settings, topic, {0: [*values, _progress(version)]})
+    await write(settings, topic, {0: [Record(b"k0", None), Record(b"k1", None), _progress(60)]})
+
+    async def has_holes() -> bool:
+        # Each turn appends a record, which lets the segment before it be closed and compacted.
+        await write(settings, topic, {0: [_progress(60)]})
+        return len(await read_all(settings.kafka, topic)) < 200
+
+    await until(has_holes, within_s=WITHIN_S, what="the changelog compacted")
+    records = await read_all(settings.kafka, topic)
+    assert records[-1].offset - records[0].offset + 1 > len(records)
+
+    worker = start_tally()
+    published = [Record(key, b"x") for key in (b"k0", b"tx", b"k3", b"new")]
+    # The table has seen offsets up to 60: of these 65 records, the last four are news.
+    await write(settings, source(settings), {0: [Record(b"old", b"x")] * 61 + published})
+    await _until_counted(settings, worker, "new", 1)
+    table = (await read_table(settings.kafka, topic))[0]
+    assert decode_progress(table.pop(PROGRESS_KEY)).offset == 64
+    expected = {f"k{n}": 49 for n in range(2, KEYS)} | {"k0": 1, "tx": 78, "k3": 50, "new": 1}
+    assert {key.decode(): COUNT.decode(value) for key, value in table.items()} == expected
+
+
+async def test_state_goes_on_where_it_was_with_a_partition_still_empty(
+    settings: Settings, start_tally: StartTally
+) -> None:
+    # Partition 1 has neither records nor a changelog: its recovery must not be waited for.
+    worker = start_tally()
+    await write(settings, source(settings), {0: [Record(b"a", b"x"), Record(b"gone", b"x"), Record(b"a", b"x")]})
+    await _until_counted(settings, worker, "a", 2)
+    assert worker.terminate() == 0
+    worker = start_tally()
+    await write(settings, source(settings), {0: [Record(b"gone", b"forget"), Record(b"a", b"x")]})
+    await _until_counted(settings, worker, "a", 3)
+    assert b"gone" not in (await read_table(settings.kafka, changelog(settings)))[0]
+    assert worker.terminate() == 0
+    worker = start_tally()
+    await write(settings, source(settings), {0: [Record(b"gone", b"x")], 1: [Record(b"b", b"x")]})
+    await _until_counted(settings, worker, "gone", 1)
+
+    async def all_committed() -> bool:
+        return await committed(settings.kafka, f"{settings.namespace}-worker", source(settings)) == {0: 6, 1: 1}
+
+    await until(all_committed, within_s=WITHIN_S, what="both partitions committed", check=worker.check_alive)
+
+
+async def test_an_agent_can_set_and_delete_keys_like_in_any_faust_table(
+    settings: Settings, start_tally: StartTally
+) -> None:
+    records = [Record(b"a", b"x"), Record(b"gone", b"x"), Record(b"a", b"x")]
+    await write(settings, source(settings), {0: records, 1: [Record(b"b", b"x")]})
+    worker = start_tally("setitem")
+    await _until_counted(settings, worker, "a", 2)
+    await write(settings, source(settings), {0: [Record(b"a", b"x"), Record(b"a", b"forget")]})
+    await _until_counted(settings, worker, "a", 4)
+    table = await read_table(settings.kafka, changelog(settings))
+    assert {key for part in table.values() for key in part} == {b"a", b"b", PROGRESS_KEY}
+    assert table[1][b"b"] == COUNT.encode(1)

@@ -1,0 +1,132 @@
+"""A namespace of its own on the suite's Kafka, with real workers that end with the test, and what its tables hold."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from msgspec import Struct
+
+from persona_stream.kafka.admin import ensure_topics
+from persona_stream.stream.partition import PROGRESS_KEY, Codec, Progress, decode_progress
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.topics import Topics
+from persona_stream.worker.app import agent_specs
+from support.cluster import Table, bury, committed, end_offsets, members, read_table, until
+from support.processes import Process, start_worker
+
+WITHIN_S = 90
+
+
+class Live(Struct):
+    """One namespace and its workers."""
+
+    settings: Settings
+    folder: Path
+    workers: list[Process] = []
+
+    @property
+    def topics(self) -> Topics:
+        """Its topics."""
+        return Topics(self.settings.namespace)
+
+    @property
+    def group(self) -> str:
+        """The workers' consumer group."""
+        return f"{self.settings.namespace}-worker"
+
+    def start_worker(self) -> Process:
+        """One more worker."""
+        worker = start_worker(self.settings, self.folder / f"worker-{len(self.workers)}.log")
+        self.workers.append(worker)
+        return worker
+
+    async def kill(self, worker: Process) -> None:
+        """SIGKILL, and no wait for the session timeout: the group hears of the death at once."""
+        before = await members(self.settings.kafka, self.group) if self._alone(worker) else []
+        worker.kill()
+        await bury(self.settings.kafka, self.group, before)
+
+    def _alone(self, worker: Process) -> bool:
+        return all(other is worker or other.exit_code() is not None for other in self.workers)
+
+    async def progress(self, table: str) -> dict[int, Progress]:
+        """How far each partition of a table has come, as its changelog tells."""
+        held = await read_table(self.settings.kafka, self.topics.changelog(table))
+        return {p: decode_progress(part[PROGRESS_KEY]) for p, part in held.items() if PROGRESS_KEY in part}
+
+    async def is_applied(self, table: str) -> bool:
+        """Whether all of a table's source is in it."""
+        source = self._sources()[table]
+        ends = await end_offsets(self.settings.kafka, source)
+        progress = await self.progress(table)
+        return all(not end or (p in progress and progress[p].offset == end - 1) for p, end in ends.items())
+
+    async def until_applied(self, *tables: str, within_s: float = WITHIN_S) -> None:
+        """Wait until everything published so far is in these tables (by default the whole way to the learner)."""
+        for table in tables or ("users", "items", "learner"):
+            await until(
+                lambda table=table: self.is_applied(table),
+                within_s=within_s,
+                what=f"{self.settings.namespace}: all of {self._sources()[table]} in table {table}",
+                check=self._check_workers,
+            )
+
+    async def until_committed(self, table: str, *, within_s: float = WITHIN_S) -> None:
+        """Wait until the group has committed all of a table's source."""
+        source = self._sources()[table]
+
+        async def reached() -> bool:
+            ends = await end_offsets(self.settings.kafka, source)
+            found = await committed(self.settings.kafka, self.group, source)
+            return found == {p: end for p, end in ends.items() if end}
+
+        await until(reached, within_s=within_s, what=f"all of {source} committed", check=self._check_workers)
+
+    async def table(self, name: str) -> Table:
+        """What a table holds, by partition and key, as bytes; without the progress."""
+        held = await read_table(self.settings.kafka, self.topics.changelog(name))
+        return {
+            p: {key: value for key, value in part.items() if key != PROGRESS_KEY} for p, part in sorted(held.items())
+        }
+
+    def _sources(self) -> Mapping[str, str]:
+        return {spec.table: spec.source for spec in agent_specs(self.settings)}
+
+    def _check_workers(self) -> None:
+        for worker in self.workers:
+            # Those killed on purpose ended with a signal, those drained with 0.
+            assert worker.exit_code() in {None, 0, -9}, worker.log_tail()
+        assert any(worker.exit_code() is None for worker in self.workers), "no worker is running"
+
+
+@contextmanager
+def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator["Callable[[], Live]"]:
+    """`make()` gives a new namespace each time; all workers are killed in the end."""
+    made: list[Live] = []
+
+    def make() -> Live:
+        home = folder / f"home-{len(made)}"
+        home.mkdir()
+        settings = Settings(kafka=kafka, namespace=f"w{uuid4().hex[:8]}", partitions=partitions, home=home)
+        made.append(Live(settings, home))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for namespace in made:
+            for worker in namespace.workers:
+                worker.kill()
+
+
+async def prepared(make: Callable[[], Live]) -> Live:
+    """A new namespace with its topics."""
+    namespace = make()
+    await ensure_topics(namespace.settings)
+    return namespace
+
+
+def decoded(codec: Codec[object], table: Table) -> dict[str, object]:
+    """All values of a table, whichever partition holds them."""
+    return {key.decode(): codec.decode(value) for part in table.values() for key, value in part.items()}
