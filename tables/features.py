@@ -6,7 +6,6 @@ the item, and of the item. Counts enter as log1p and times as log1p of hours, so
 """
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 from msgspec import Struct
@@ -75,8 +74,8 @@ CROSS_FEATURES = (
     Feature("pair_decayed_7d", "the user's times with the item, each worth exp(-age / 7 d)", _DECAY_EDGES),
     Feature("pair_interest_in_session", "1 if the user had to do with it in the open session, not buying", (0.5,)),
     Feature("pair_bought_in_session", "1 if the user bought it in the open session", (0.5,)),
-    Feature("pair_is_latest", "1 if the user's latest interaction was with it, not buying", (0.5,)),
     Feature("pair_cycle", "log of time since the purchase before over the mean gap, 0 if unknown", _SIGNED_EDGES),
+    Feature("pair_is_latest", "1 if the user's latest interaction was with it, not buying", (0.5,)),
     Feature("position", "log1p of the 0-based place in the list given, -1 without one", _PLACE_EDGES),
 )
 ITEM_FEATURES = (
@@ -107,23 +106,29 @@ FEATURE_HASH = hashlib.sha256(repr([(f.name, f.meaning, f.edges) for f in FEATUR
 _PRIOR_TRIALS, _CLICK_PRIOR, _CONVERSION_PRIOR = 20.0, 0.04, 0.1
 _IMPRESSION, _VIEW, _CLICK, _PURCHASE = (KIND_INDEX[k] for k in ("impression", "view", "click", "purchase"))
 
+_5M, _1H, _1D, _7D = (WINDOW_INDEX[name] for name in ("5m", "1h", "1d", "7d"))
+_WINDOWS_OF_USER = [_1H, _1D, _7D]
+_WINDOWS_OF_ITEM = [_5M, _1H, _1D]
+# item_clicks_1h, item_clicks_7d, item_purchases_1d, item_purchases_7d
+_COUNTED_WINDOWS = [_1H, _7D, _1D, _7D]
+_COUNTED_KINDS = [_CLICK, _CLICK, _PURCHASE, _PURCHASE]
+# Of CROSS_FEATURES, those that follow from what is held of the user with the item, and what they are where nothing is.
+_PAIR_COLUMNS = len(CROSS_FEATURES) - 2
+_STRANGE = np.array([0, 0, np.log1p(NEVER_HOURS), np.log1p(NEVER_HOURS), 0, 0, 0, 0, 0], dtype=np.float32)
+
 Flags = NDArray[np.bool_]
 
 
 def user_columns(panes: Panes, longs: Longs, sessions: Longs, as_of_ms: Times) -> Floats:
     """USER_FEATURES, float32 `[n, 9]`. `sessions` is int64 `[n, 3]`: open session's start and last time, events."""
-    _, hour, day, week = _by_window(panes, as_of_ms)
-    total = longs[:, TOTALS:].sum(axis=1)
-    open_session = sessions[:, 2] > 0
+    counts, active = _window_counts(panes, as_of_ms)
     return _columns(
-        np.log1p(_active(hour)),
-        np.log1p(_active(day)),
-        np.log1p(_active(week)),
-        np.log1p(week[:, _PURCHASE]),
-        np.log1p(hour[:, _CLICK]),
-        np.log1p(total),
+        *np.log1p(active[:, _WINDOWS_OF_USER]).T,
+        np.log1p(counts[:, _7D, _PURCHASE]),
+        np.log1p(counts[:, _1H, _CLICK]),
+        np.log1p(longs[:, TOTALS:].sum(axis=1)),
         np.log1p(sessions[:, 2]),
-        np.where(open_session, _log_hours(as_of_ms - sessions[:, 0]), 0.0),
+        np.where(sessions[:, 2] > 0, _log_hours(as_of_ms - sessions[:, 0]), 0.0),
         _log_hours_since(longs[:, LAST_TS], as_of_ms),
     )
 
@@ -134,13 +139,25 @@ def cross_columns(pairs: Longs, session_start_ms: Times, latest: Flags, position
     `pairs` is int64 `[n, TOUCH_HEAD + TOUCHES_KEPT]`: what is held of the user with each item, 0 where empty;
     `position` int64 `[n]`, -1 without one; `session_start_ms` and `as_of_ms` are `[n]`, or `[1]` for all.
     """
+    columns = np.empty((len(pairs), len(CROSS_FEATURES)), dtype=np.float32)
+    # Users have had to do with few of the items they are shown.
+    known = np.flatnonzero(pairs[:, TIMES])
+    columns[:, :_PAIR_COLUMNS] = _STRANGE
+    if len(known):
+        start_ms, now_ms = (t if len(t) == 1 else t[known] for t in (session_start_ms, as_of_ms))
+        columns[known, :_PAIR_COLUMNS] = _pair_columns(pairs[known], start_ms, now_ms)
+    columns[:, _PAIR_COLUMNS] = latest
+    columns[:, _PAIR_COLUMNS + 1] = np.where(position < 0, -1.0, np.log1p(np.maximum(position, 0)))
+    return columns
+
+
+def _pair_columns(pairs: Longs, session_start_ms: Times, as_of_ms: Times) -> Floats:
     touch_ts_ms = pairs[:, TOUCH_HEAD:]
     held = touch_ts_ms > 0
     kept = held.sum(axis=1)
-    last_ts_ms = touch_ts_ms.max(axis=1)
     first_ts_ms = np.where(held, touch_ts_ms, np.iinfo(np.int64).max).min(axis=1)
     age_hours = np.maximum(as_of_ms[:, None] - touch_ts_ms, 0) / HOUR_MS
-    gap_ms = (last_ts_ms - first_ts_ms) / np.maximum(kept - 1, 1)
+    gap_ms = (touch_ts_ms.max(axis=1) - first_ts_ms) / np.maximum(kept - 1, 1)
     bought_ago_ms = np.maximum(as_of_ms - pairs[:, LAST_PURCHASE], 1)
     with_cycle = (pairs[:, PURCHASES] > 1) & (kept > 1) & (gap_ms > 0)
     cycle = np.log(bought_ago_ms / np.where(with_cycle, gap_ms, 1))
@@ -153,9 +170,7 @@ def cross_columns(pairs: Longs, session_start_ms: Times, latest: Flags, position
         *(np.where(held, np.exp(-age_hours / decay_hours), 0).sum(axis=1) for decay_hours in (1440.0, 168.0)),
         in_session & (pairs[:, LAST_INTEREST] >= session_start_ms),
         in_session & (pairs[:, LAST_PURCHASE] >= session_start_ms),
-        latest,
         np.where(with_cycle, np.clip(cycle, -6, 6), 0.0),
-        np.where(position < 0, -1.0, np.log1p(np.maximum(position, 0))),
     )
 
 
@@ -164,23 +179,19 @@ def item_columns(panes: Panes, longs: Longs, covisits: Times, as_of_ms: Times) -
 
     `covisits` is int64 `[n]`: co-visits with the user's latest items.
     """
-    minutes, hour, day, week = _by_window(panes, as_of_ms)
+    counts, active = _window_counts(panes, as_of_ms)
     totals = longs[:, TOTALS:]
+    bought = totals[:, _PURCHASE]
     looked = totals[:, _VIEW] + totals[:, _CLICK]
     mean_value = longs[:, VALUE_MILLI] / (1000 * np.maximum(longs[:, VALUE_COUNT], 1))
     return _columns(
-        np.log1p(_active(minutes)),
-        np.log1p(_active(hour)),
-        np.log1p(_active(day)),
-        np.log1p(hour[:, _CLICK]),
-        np.log1p(week[:, _CLICK]),
-        np.log1p(day[:, _PURCHASE]),
-        np.log1p(week[:, _PURCHASE]),
-        np.log1p(totals[:, _PURCHASE]),
+        *np.log1p(active[:, _WINDOWS_OF_ITEM]).T,
+        *np.log1p(counts[:, _COUNTED_WINDOWS, _COUNTED_KINDS]).T,
+        np.log1p(bought),
         np.log1p(totals.sum(axis=1)),
-        (week[:, _CLICK] + _PRIOR_TRIALS * _CLICK_PRIOR) / (week[:, _IMPRESSION] + _PRIOR_TRIALS),
-        (totals[:, _PURCHASE] + _PRIOR_TRIALS * _CONVERSION_PRIOR) / (looked + totals[:, _PURCHASE] + _PRIOR_TRIALS),
-        np.log((_active(day) + 1.0) / (_active(week) / 7 + 1.0)),
+        (counts[:, _7D, _CLICK] + _PRIOR_TRIALS * _CLICK_PRIOR) / (counts[:, _7D, _IMPRESSION] + _PRIOR_TRIALS),
+        (bought + _PRIOR_TRIALS * _CONVERSION_PRIOR) / (looked + bought + _PRIOR_TRIALS),
+        np.log((active[:, _1D] + 1.0) / (active[:, _7D] / 7 + 1.0)),
         _log_hours_since(longs[:, FIRST_TS], as_of_ms),
         _log_hours_since(longs[:, LAST_TS], as_of_ms),
         np.log1p(np.maximum(mean_value, 0)),
@@ -188,16 +199,14 @@ def item_columns(panes: Panes, longs: Longs, covisits: Times, as_of_ms: Times) -
     )
 
 
-def _by_window(panes: Panes, as_of_ms: Times) -> Iterator[Panes]:
-    """Counts by kind in the windows of 5 min, 1 h, 1 d and 7 d, each int32 `[n, len(KINDS)]`."""
+def _window_counts(panes: Panes, as_of_ms: Times) -> tuple[Panes, Panes]:
+    """Counts by window and kind, `[n, windows, kinds]`, and what users did in each window, `[n, windows]`.
+
+    Being shown something is nothing done.
+    """
     counts = all_window_counts(panes, as_of_ms)
-    return (counts[:, WINDOW_INDEX[name]] for name in ("5m", "1h", "1d", "7d"))
-
-
-def _active(counts: Panes) -> NDArray[np.int64]:
-    """What users did: everything but being shown something."""
-    total: NDArray[np.int64] = counts.sum(axis=1) - counts[:, _IMPRESSION]
-    return total
+    active: Panes = counts.sum(axis=2) - counts[:, :, _IMPRESSION]
+    return counts, active
 
 
 def _log_hours(elapsed_ms: Times) -> NDArray[np.float64]:

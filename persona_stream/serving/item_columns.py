@@ -1,6 +1,7 @@
 """The items table as columns: one row an item, so that candidates are gathered and scored without a Python loop."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -66,8 +67,7 @@ class ItemColumns:
 
     def rows(self, items: Sequence[str]) -> Rows:
         """Rows of items, int64 `[n]`; BLANK for those unknown."""
-        get = self._rows.get
-        return np.array([get(item, BLANK) for item in items], dtype=np.int64)
+        return np.fromiter(map(self._rows.get, items, repeat(BLANK)), dtype=np.int64, count=len(items))
 
     def features(self, rows: Rows, recent: Rows, as_of_ms: int) -> Floats:
         """ITEM_FEATURES of rows, float32 `[n, 16]`; `recent` are the rows of the user's latest items."""

@@ -25,6 +25,8 @@ from tables import learner as learner_table
 LAG_POLL_S = 0.2
 """How often the ends of the source topics are asked for: a lag in an answer is at most this old."""
 FETCH_BYTES = 4 * 1024 * 1024
+PACE_S = 0.003
+"""Under a steady trickle, fetches begin at least this far apart; what comes after a pause is applied at once."""
 # A batch applied in one go holds the event loop; this many records take about ten milliseconds.
 APPLY_RECORDS = 500
 
@@ -154,11 +156,13 @@ class Replica:
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             fetched = await consumer.getmany(timeout_ms=1000)
+            fetched_s = time.monotonic()
             for tp, records in fetched.items():
                 for start in range(0, len(records), APPLY_RECORDS):
                     self._apply(tp, records[start : start + APPLY_RECORDS])
                     # Requests must not wait behind a long catch-up.
                     await asyncio.sleep(0)
+            await asyncio.sleep(max(0.0, fetched_s + PACE_S - time.monotonic()))
 
     def _apply(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         view = self._by_changelog.get(tp.topic)

@@ -10,6 +10,7 @@ topics need `SliceSchema`, which passes that value through.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
+from time import monotonic
 from typing import Any
 
 import faust
@@ -23,6 +24,10 @@ from persona_stream.stream.slices import CommitTracker, Slice
 
 EFFECTS_TIMEOUT_S = 5.0
 """How long a rebalance waits for effects: within the session timeout, or the group goes on without this worker."""
+
+PACE_S = 0.004
+"""Under a steady trickle, fetches begin at least this far apart: slices of a few events cost as much as large ones.
+What comes after a pause is fetched at once."""
 
 
 class SliceSchema(faust.Schema[Any, Any]):
@@ -41,11 +46,14 @@ class BatchingConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._trackers: dict[TP, CommitTracker] = defaultdict(CommitTracker)
+        self._fetched_s = 0.0
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message a partition that has new records; partitions take turns by themselves, a fetch bounds each."""
+        await asyncio.sleep(max(0.0, self._fetched_s + PACE_S - monotonic()))
         records, active = await self._wait_next_records(timeout)
+        self._fetched_s = monotonic()
         generation_id = self.app.consumer_generation_id
         if not self.flow_active:
             # A rebalance began while the fetch ran: what it brought may be another worker's by now.
@@ -117,7 +125,13 @@ class BatchingConsumer(driver.Consumer):
             self._trackers.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """Read again from the committed offsets; slices delivered before that don't count any more."""
+        """Read again from the committed offsets; slices delivered before that don't count any more.
+
+        Faust seeks when recovery is done, with the flow on, and then empties the streams' queues: a slice that was
+        fetched meanwhile would be lost, and later ones committed past it. So the flow stands still, until Faust resumes
+        it right after; what a fetch still brings is dropped and sought again.
+        """
+        self.stop_flow()
         self._trackers.clear()
         await super().perform_seek()
         # What was fetched and dropped in a rebalance must be read again where nothing is committed yet, too.

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from msgspec import Struct
@@ -16,6 +18,8 @@ from support.cluster import Table, bury, committed, end_offsets, members, read_t
 from support.processes import Process, start_worker
 
 WITHIN_S = 90
+
+V = TypeVar("V")
 
 
 class Live(Struct):
@@ -66,7 +70,7 @@ class Live(Struct):
         """Wait until everything published so far is in these tables (by default the whole way to the learner)."""
         for table in tables or ("users", "items", "learner"):
             await until(
-                lambda table=table: self.is_applied(table),
+                partial(self.is_applied, table),
                 within_s=within_s,
                 what=f"{self.settings.namespace}: all of {self._sources()[table]} in table {table}",
                 check=self._check_workers,
@@ -127,6 +131,6 @@ async def prepared(make: Callable[[], Live]) -> Live:
     return namespace
 
 
-def decoded(codec: Codec[object], table: Table) -> dict[str, object]:
+def decoded(codec: Codec[V], table: Table) -> dict[str, V]:
     """All values of a table, whichever partition holds them."""
     return {key.decode(): codec.decode(value) for part in table.values() for key, value in part.items()}
