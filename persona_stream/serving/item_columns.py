@@ -50,6 +50,8 @@ class ItemColumns:
         self._longs[row] = np.frombuffer(state.longs, dtype=np.int64)
         self._covisits[row, : len(neighbours)] = neighbours
         self._covisits[row, len(neighbours) :] = BLANK
+        for segment in self._segments.keys() - state.segments.keys():
+            self._segments[segment][row] = 0
         for segment, ring in state.segments.items():
             self._segment(segment)[row] = np.array(ring, dtype=np.int32).reshape(SEGMENT_DAYS, 2)
 

@@ -136,6 +136,7 @@ class Replica:
         return AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
+            auto_offset_reset="earliest",
             max_partition_fetch_bytes=FETCH_BYTES,
             **self._settings.kafka_client(),
         )
