@@ -19,6 +19,8 @@ from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
 
 STOP_TIMEOUT_S = 20.0
+SWITCH_S = 0.0005
+"""Faust fetches in a thread of its own: with Python's 5 ms it may wait that long for a fold to let it go on."""
 YOUNG_OBJECTS = 100_000
 """A slice decodes into tens of thousands of objects that are all released by its end: collecting sooner only costs."""
 
@@ -32,6 +34,7 @@ def run_worker(settings: Settings, specs: list[AgentSpec] | None = None) -> NoRe
     """
     configure_logging(settings)
     gc.set_threshold(YOUNG_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, specs))
     raise AssertionError("the worker exits by itself")
