@@ -37,7 +37,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
 
-DISTRIBUTIONS = ("faust-streaming", "aiokafka")
+DISTRIBUTIONS = ("persona-stream", "faust-streaming", "aiokafka")
 
 RETENTION_MS = 7_200_000
 """Panes older than this behind the watermark expire."""
