@@ -15,7 +15,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import agent_specs
 from support.cluster import Table, bury, committed, end_offsets, members, read_table, until
-from support.processes import Process, start_worker
+from support.processes import Process, start_module, start_worker
 
 WITHIN_S = 90
 
@@ -42,6 +42,13 @@ class Live(Struct):
     def start_worker(self) -> Process:
         """One more worker."""
         worker = start_worker(self.settings, self.folder / f"worker-{len(self.workers)}.log")
+        self.workers.append(worker)
+        return worker
+
+    def start_doomed_worker(self, moment: str, topic: str) -> Process:
+        """One more worker, that is killed just `before` or `after` a write to `topic`."""
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        worker = start_module("support.doomed_worker", self.settings, log, moment, topic)
         self.workers.append(worker)
         return worker
 
