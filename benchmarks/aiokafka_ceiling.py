@@ -27,6 +27,7 @@ from benchmarks.contract import (
     WindowResult,
     WindowTotals,
     keyed_result,
+    keyed_row,
     window_totals,
     windows_of_panes,
 )
@@ -194,10 +195,7 @@ def _rekey(events: list[w.Event], cache: dict[str, int], partitions: int) -> dic
 
 def _keyed(job: Job) -> KeyedResult:
     changes = latest(job.bootstrap, f"{job.run_id}-changelog", job.partitions)
-    states = ((change.key.decode(), orjson.loads(change.value)) for change in changes)
-    if job.workload == "w1":
-        return keyed_result((user, n, total, last) for user, (n, total, last) in states)
-    return keyed_result((user, s["events"], s["feature_sum"], s["last_ts"]) for user, s in states)
+    return keyed_result(keyed_row(job.workload, change.key.decode(), orjson.loads(change.value)) for change in changes)
 
 
 def _windows(job: Job, suffix: str) -> WindowTotals:

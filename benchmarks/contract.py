@@ -20,6 +20,7 @@ made durable. The runner compares it with an oracle folded from the same log; se
 import time
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -123,6 +124,12 @@ class Stopwatch:
 def sampled(key: str) -> bool:
     """Is ``key`` among those compared value by value?"""
     return zlib.crc32(key.encode()) % SAMPLE_ONE_IN == 0
+
+
+def keyed_row(workload: Workload, user: str, state: Any) -> tuple[str, int, float, int]:
+    """The row of a user's decoded state: ``[count, sum, last_ts_ms]`` in W1, a profile with its feature sum in W3."""
+    count, total, last_ts = state if workload == "w1" else (state["events"], state["feature_sum"], state["last_ts"])
+    return user, count, total, last_ts
 
 
 def keyed_result(rows: Iterable[tuple[str, int, float, int]]) -> KeyedResult:

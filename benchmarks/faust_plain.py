@@ -27,6 +27,7 @@ from benchmarks.contract import (
     WindowResult,
     WindowTotals,
     keyed_result,
+    keyed_row,
     window_totals,
 )
 from benchmarks.data import create_topic
@@ -148,11 +149,7 @@ async def _run(app: faust.App, watch: Stopwatch, progress: Progress) -> None:
 
 def _states(job: Job) -> Iterator[tuple[str, int, float, int]]:
     for change in latest(job.bootstrap, f"{job.run_id}-state-changelog", job.partitions):
-        user, state = orjson.loads(change.key), orjson.loads(change.value)
-        if job.workload == "w1":
-            yield user, *state
-        else:
-            yield user, state["events"], state["feature_sum"], state["last_ts"]
+        yield keyed_row(job.workload, orjson.loads(change.key), orjson.loads(change.value))
 
 
 def _windows(job: Job, table: str) -> WindowTotals:

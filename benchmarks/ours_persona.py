@@ -27,6 +27,7 @@ from benchmarks.contract import (
     WindowResult,
     WindowTotals,
     keyed_result,
+    keyed_row,
     window_totals,
     windows_of_panes,
 )
@@ -240,18 +241,12 @@ async def _run(
 
 
 def _keyed(job: Job, topics: Topics) -> KeyedResult:
-    rows = []
-    kind = Keyed if job.workload == "w1" else Profile
-    decode = msgspec.msgpack.Decoder(kind).decode
-    for change in latest(job.bootstrap, topics.changelog("users"), job.partitions):
-        if change.key == PROGRESS_KEY or not change.value:
-            continue
-        value: Any = decode(change.value).value
-        count, total, last_ms = (
-            value if job.workload == "w1" else (value["events"], value["feature_sum"], value["last_ts"])
-        )
-        rows.append((change.key.decode(), count, total, last_ms))
-    return keyed_result(rows)
+    decode = msgspec.msgpack.Decoder(Keyed if job.workload == "w1" else Profile).decode
+    return keyed_result(
+        keyed_row(job.workload, change.key.decode(), decode(change.value).value)
+        for change in latest(job.bootstrap, topics.changelog("users"), job.partitions)
+        if change.key != PROGRESS_KEY and change.value
+    )
 
 
 def _windows(job: Job, topics: Topics) -> WindowResult:

@@ -21,12 +21,12 @@ from benchmarks import workloads as w
 from benchmarks.changelog import latest
 from benchmarks.contract import (
     Job,
-    KeyedResult,
     Report,
     Stopwatch,
     WindowResult,
     WindowTotals,
     keyed_result,
+    keyed_row,
     window_totals,
 )
 
@@ -125,18 +125,10 @@ def _changelog(job: Job, stream: str, store: str) -> str:
     return f"changelog__{job.run_id}--{stream}--{store}"
 
 
-def _keyed(job: Job) -> KeyedResult:
-    return keyed_result(_states(job))
-
-
 def _states(job: Job) -> Iterator[tuple[str, int, float, int]]:
     for change in latest(job.bootstrap, _changelog(job, job.topic, "default"), job.partitions):
         user = orjson.loads(change.key.rpartition(b"|")[0])
-        state = orjson.loads(change.value)
-        if job.workload == "w1":
-            yield user, *state
-        else:
-            yield user, state["events"], state["feature_sum"], state["last_ts"]
+        yield keyed_row(job.workload, user, orjson.loads(change.value))
 
 
 def _windows(job: Job, stream: str, store: str, closed: Closed) -> WindowTotals:
@@ -164,7 +156,7 @@ def run(job: Job) -> Report:
         )
     learner = w.new_learner(job.workload)
     _run_keyed(job, watch, learner)
-    report = Report(watch.elapsed_s, _keyed(job))
+    report = Report(watch.elapsed_s, keyed_result(_states(job)))
     if learner is not None:
         report.learned, report.log_loss = learner.learned, learner.log_loss
     return report

@@ -3,17 +3,15 @@
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import CatalogueItem
+from tables.versions import Version, take_version
 
 
-class CatalogueEntry(Struct, array_like=True):
+class CatalogueEntry(Version, array_like=True):
     """The newest version of one item, by event time."""
 
-    applied: int = -1
-    ts_ms: int = -1
     attributes: dict[str, Any] = {}
     hidden: bool = False
     expires_ms: int | None = None
@@ -38,12 +36,8 @@ codec = Codec(
 
 def apply_item(entry: CatalogueEntry, item: CatalogueItem, ts_ms: int, offset: int) -> bool:
     """Fold one version of an item. False if it had been applied before, or a newer version is held."""
-    if offset <= entry.applied:
+    if not take_version(entry, ts_ms, offset):
         return False
-    entry.applied = offset
-    if ts_ms < entry.ts_ms:
-        return False
-    entry.ts_ms = ts_ms
     entry.attributes = item.attributes
     entry.hidden = item.status == "hidden"
     entry.expires_ms = item.expires_at if isinstance(item.expires_at, int) else None
@@ -53,10 +47,8 @@ def apply_item(entry: CatalogueEntry, item: CatalogueItem, ts_ms: int, offset: i
 
 def apply_tombstone(entry: CatalogueEntry, appended_ms: int, offset: int) -> bool:
     """Fold a deletion, which Kafka stamped at `appended_ms`. False if it had been applied before."""
-    if offset <= entry.applied:
+    if not take_version(entry, max(entry.ts_ms, appended_ms), offset):
         return False
-    entry.applied = offset
-    entry.ts_ms = max(entry.ts_ms, appended_ms)
     entry.attributes = {}
     entry.deleted = True
     return True

@@ -3,17 +3,15 @@
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import Profile
+from tables.versions import Version, take_version
 
 
-class ProfileEntry(Struct, array_like=True):
+class ProfileEntry(Version, array_like=True):
     """The newest traits of one user, by event time."""
 
-    applied: int = -1
-    ts_ms: int = -1
     traits: dict[str, Any] = {}
 
 
@@ -26,21 +24,15 @@ codec = Codec(
 
 def apply_profile(entry: ProfileEntry, profile: Profile, ts_ms: int, offset: int) -> bool:
     """Fold one version of a profile. False if it had been applied before, or a newer version is held."""
-    if offset <= entry.applied:
+    if not take_version(entry, ts_ms, offset):
         return False
-    entry.applied = offset
-    if ts_ms < entry.ts_ms:
-        return False
-    entry.ts_ms = ts_ms
     entry.traits = profile.traits
     return True
 
 
 def apply_tombstone(entry: ProfileEntry, appended_ms: int, offset: int) -> bool:
     """Fold a deletion, which Kafka stamped at `appended_ms`: the traits go. False if it had been applied before."""
-    if offset <= entry.applied:
+    if not take_version(entry, max(entry.ts_ms, appended_ms), offset):
         return False
-    entry.applied = offset
-    entry.ts_ms = max(entry.ts_ms, appended_ms)
     entry.traits = {}
     return True

@@ -4,6 +4,7 @@ An answer always comes. Where the best way can't be gone, the next plainer one i
 models -> the user's own history -> trending in the user's segment -> the order given.
 """
 
+import asyncio
 import logging
 import math
 import time
@@ -138,7 +139,7 @@ class Engine:
     async def trending(self, *, window: WindowName, segment: str, k: int) -> ItemList:
         """The most active items of a window, or of a segment's week."""
         as_of_ms = self.replica.now_ms()
-        rows, scores = self.trending_items.ranked(window, segment, as_of_ms)
+        rows, scores = await asyncio.to_thread(self.trending_items.ranked, window, segment, as_of_ms)
         return self._item_list(rows, scores, k, as_of_ms)
 
     def _item_list(self, rows: Rows, scores: list[float], k: int, as_of_ms: int) -> ItemList:

@@ -117,8 +117,7 @@ class Replica:
         assigned.append(TopicPartition(self._topics.models, 0))
         consumer.assign(assigned)
         await consumer.seek_to_beginning(*assigned)
-        self._positions = dict.fromkeys(assigned, 0)
-        self._positions |= await consumer.beginning_offsets(assigned)
+        self._positions = await consumer.beginning_offsets(assigned)
         self.error = None
         self._tasks = [asyncio.create_task(self._read(consumer)), asyncio.create_task(self._poll_ends(poller))]
         for task in self._tasks:

@@ -115,7 +115,7 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
 def _add_agent(app: WorkerApp, topics: Topics, spec: AgentSpec) -> None:
     table = ChangelogTable[Any](app, name=spec.table, codec=spec.codec, changelog=topics.changelog(spec.table))
     app.tables.add(table)
-    effects = Effects(app.writer, table.changelog_topic_name, app.crash)
+    effects = Effects(app.writer, spec.table, table.changelog_topic_name, app.crash)
     app.effects.append(effects)
 
     async def run(stream: StreamT[Slice]) -> None:

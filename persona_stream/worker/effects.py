@@ -30,8 +30,9 @@ class Effects:
     others skip by offset, where the other order would lose it. A slice is `applied` when both are in Kafka.
     """
 
-    def __init__(self, writer: BatchWriter, changelog: str, crash: Crash) -> None:
+    def __init__(self, writer: BatchWriter, table: str, changelog: str, crash: Crash) -> None:
         self._writer = writer
+        self._table = table
         self._changelog = changelog
         self._crash = crash
         self._queue: asyncio.Queue[tuple[Slice, Emissions, list[Record]]] = asyncio.Queue(WAITING_SLICES)
@@ -68,4 +69,4 @@ class Effects:
                 if part.effects is not None:
                     part.effects.set_result(None)
             part.applied = True
-            metrics.WRITE_SECONDS.labels(self._changelog).inc(perf_counter() - started_s)
+            metrics.WRITE_SECONDS.labels(self._table).inc(perf_counter() - started_s)
