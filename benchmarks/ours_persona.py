@@ -32,7 +32,7 @@ from benchmarks.contract import (
     windows_of_panes,
 )
 from benchmarks.data import create_topic
-from persona_stream.stream.partition import PROGRESS_KEY, Codec, Partition
+from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
@@ -245,7 +245,7 @@ def _keyed(job: Job, topics: Topics) -> KeyedResult:
     return keyed_result(
         keyed_row(job.workload, change.key.decode(), decode(change.value).value)
         for change in latest(job.bootstrap, topics.changelog("users"), job.partitions)
-        if change.key != PROGRESS_KEY and change.value
+        if change.key not in SYSTEM_KEYS and change.value
     )
 
 
@@ -257,7 +257,7 @@ def _window_totals(job: Job, changelog: str) -> WindowTotals:
     decode = msgspec.msgpack.Decoder(Pane).decode
     cells = []
     for change in latest(job.bootstrap, changelog, job.partitions):
-        if change.key != PROGRESS_KEY and change.value:
+        if change.key not in SYSTEM_KEYS and change.value:
             key, _, minute = change.key.decode().rpartition("@")
             cells.append((key, int(minute) * w.STEP_MS, decode(change.value).count))
     return window_totals(windows_of_panes(cells))

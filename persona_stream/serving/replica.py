@@ -16,7 +16,7 @@ from msgspec import Struct
 from models.registry import RegistryState, fold_models
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.serving.item_columns import ItemColumns
-from persona_stream.stream.partition import PROGRESS_KEY, Progress, decode_progress
+from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import TABLES, Topics
 from tables import catalogue, items, profiles
@@ -171,6 +171,7 @@ class Replica:
         else:
             newest: dict[bytes, bytes | None] = {record.key: record.value for record in records}
             progress = newest.pop(PROGRESS_KEY, None)
+            newest.pop(OWNER_KEY, None)
             for key, value in newest.items():
                 view.apply(key.decode(), value)
             if progress is not None:

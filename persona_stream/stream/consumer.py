@@ -75,8 +75,7 @@ class BatchingConsumer(driver.Consumer):
             part = part.starting_at(read_offset)
         if part is None:
             return None
-        if not self._is_changelog_tp(tp):
-            self._trackers[tp].delivered(part)
+        self._trackers[tp].delivered(part)
         last = part.records[-1]
         return ConsumerMessage(
             tp.topic,

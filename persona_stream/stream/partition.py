@@ -13,6 +13,10 @@ V = TypeVar("V")
 
 PROGRESS_KEY = b"\x00progress"
 """The changelog key of a partition's progress. No id of a user or an item may begin with a NUL."""
+OWNER_KEY = b"\x00owner"
+"""The changelog key of the worker that took a partition over last."""
+SYSTEM_KEYS = frozenset({PROGRESS_KEY, OWNER_KEY})
+"""The keys that are not the table's."""
 
 
 class Progress(Struct, array_like=True):
@@ -120,6 +124,8 @@ class Partition(Generic[V]):
         """Apply one changelog record."""
         if key == PROGRESS_KEY:
             self.progress = _decode_progress(raw) if raw else Progress()
+        elif key == OWNER_KEY:
+            pass
         elif raw is None:
             self._values.pop(key.decode(), None)
         else:

@@ -1,15 +1,14 @@
 """A Faust table that is folded by the slice, and whose changelog is written by the batch."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
 
 import faust
 from faust.stores import memory
-from faust.types import TP, EventT
+from faust.types import TP
 
 from persona_stream.stream.consumer import SliceSchema
 from persona_stream.stream.partition import Codec, Partition
-from persona_stream.stream.slices import Slice
 
 V = TypeVar("V")
 
@@ -32,17 +31,6 @@ class PartitionedStore(memory.Store[str, V], Generic[V]):
         if held is None:
             held = self.partitions[number] = Partition(self._codec)
         return held
-
-    def apply_changelog_batch(self, batch: Iterable[EventT[Any]], to_key: Any, to_value: Any) -> None:
-        """Restore slices of the changelog: recovery by the batch."""
-        for event in batch:
-            part = cast(Slice, event.value)
-            if part.topic != self._changelog:
-                # Faust hands a slice of a partition just revoked to whichever table it served last.
-                continue
-            restore = self.partition(part.partition).restore
-            for record in part:
-                restore(record.key or b"", record.value)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Drop the partitions that other workers have now: theirs is the newer state."""
@@ -88,8 +76,6 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
         self._codec = codec
         super().__init__(
             app,
-            # Faust resumes changelog fetching for good where this is 1; slices are large, so 2 buffers little.
-            recovery_buffer_size=2,
             changelog_topic=app.topic(changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True),
             **kwargs,
         )
@@ -114,6 +100,10 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
     def partition(self, number: int) -> Partition[V]:
         """The state of a partition, to fold into."""
         return self.store.partition(number)
+
+    def drop(self, number: int) -> None:
+        """Forget the state of a partition, to read it anew."""
+        self.store.partitions.pop(number, None)
 
     def __setitem__(self, key: str, value: V) -> None:
         """Set a key in an agent: it is in the partition of the current event."""

@@ -5,6 +5,8 @@
     ├── EventError               a record that breaks the events contract (goes to the dead-letter topic)
     ├── BrokerStartError         the embedded broker did not come up
     ├── ModelError               a model that must not be served (parity, feature hash, unknown version)
+    ├── PartitionLostError       a partition is another worker's by now
+    ├── RecoveryError            a changelog can't be read to its end
     └── StaleStateError          a caller's freshness bound can't be met
 
 Each message says what was wrong and where; `hint` says what to do about it.
@@ -43,6 +45,18 @@ class ModelError(PersonaError):
     """A model that must not be served: parity failed, features differ, or the version is unknown."""
 
     code = "bad-model"
+
+
+class PartitionLostError(PersonaError):
+    """Another worker has claimed a partition: what this one holds of it is out of date."""
+
+    code = "partition-lost"
+
+
+class RecoveryError(PersonaError):
+    """A changelog can't be read to its end."""
+
+    code = "recovery"
 
 
 class StaleStateError(PersonaError):

@@ -7,6 +7,8 @@ DEAD_LETTERS = Counter("persona_dead_letters_total", "Records that could not be 
 SLICES = Counter("persona_slices_total", "Slices of partitions applied", ("agent",))
 FOLD_SECONDS = Counter("persona_fold_seconds_total", "Time in folds", ("agent",))
 WRITE_SECONDS = Counter("persona_write_seconds_total", "Time waiting for Kafka to take a slice's effects", ("agent",))
+RECOVERED_RECORDS = Counter("persona_recovered_records_total", "Changelog records read back")
+RECOVERY_SECONDS = Counter("persona_recovery_seconds_total", "Time reading changelogs back")
 APPLIED_TIMESTAMP = Gauge(
     "persona_applied_timestamp_seconds", "Kafka timestamp of the newest record applied", ("agent", "partition")
 )

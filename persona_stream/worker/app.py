@@ -14,9 +14,11 @@ from agents.emissions import Emissions
 from agents.interactions import Interactions
 from agents.items import Items
 from agents.learner import Learner
+from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.consumer import BatchingTransport, SliceSchema
 from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.recovery import ChangelogTables
 from persona_stream.stream.slices import Slice
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
@@ -59,12 +61,15 @@ def agent_specs(settings: Settings) -> list[AgentSpec]:
 class WorkerApp(faust.App):
     """The Faust app with batched delivery and one batch writer for all effects."""
 
+    settings: Settings
     writer: BatchWriter
+    changelogs: FencedWriter
     effects: list[Effects]
 
     async def on_start(self) -> None:
         """Connect the writer before any agent can need it."""
         await self.writer.start()
+        await self.changelogs.start()
         for effects in self.effects:
             effects.start()
         await super().on_start()
@@ -74,6 +79,7 @@ class WorkerApp(faust.App):
         await super().on_stop()
         for effects in self.effects:
             await effects.stop()
+        await self.changelogs.stop()
         await self.writer.stop()
 
 
@@ -89,6 +95,7 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
         topic_allow_declare=False,
         web_enabled=False,
         web_tables_enabled=False,
+        TableManager=ChangelogTables,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES,
         # Slices are large: a handful in the queue keeps an agent busy and memory bounded.
@@ -104,6 +111,8 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
         processing_guarantee="at_least_once",
     )
     app.transport = BatchingTransport([app.conf.broker[0]], app)
+    app.settings = settings
+    app.changelogs = FencedWriter(settings, client_id=f"{settings.namespace}-changelogs")
     app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
     app.effects = []
     topics = Topics(settings.namespace)
@@ -115,7 +124,7 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
 def _add_agent(app: WorkerApp, topics: Topics, spec: AgentSpec) -> None:
     table = ChangelogTable[Any](app, name=spec.table, codec=spec.codec, changelog=topics.changelog(spec.table))
     app.tables.add(table)
-    effects = Effects(app.writer, spec.table, table.changelog_topic_name, app.crash)
+    effects = Effects(app.writer, app.changelogs, spec.table, table.changelog_topic_name, app.crash)
     app.effects.append(effects)
 
     async def run(stream: StreamT[Slice]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from agents.emissions import Emissions
+from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary import metrics
@@ -30,8 +31,9 @@ class Effects:
     others skip by offset, where the other order would lose it. A slice is `applied` when both are in Kafka.
     """
 
-    def __init__(self, writer: BatchWriter, table: str, changelog: str, crash: Crash) -> None:
+    def __init__(self, writer: BatchWriter, changelogs: FencedWriter, table: str, changelog: str, crash: Crash) -> None:
         self._writer = writer
+        self._changelogs = changelogs
         self._table = table
         self._changelog = changelog
         self._crash = crash
@@ -60,7 +62,7 @@ class Effects:
             try:
                 for topic, records in out.by_topic.items():
                     await self._writer.write_keyed(topic, records)
-                await self._writer.write(self._changelog, {part.partition: changes})
+                await self._changelogs.append(self._changelog, part.partition, changes)
             except Exception as error:
                 logger.exception("the effects of %s could not be written", describe(part))
                 await self._crash(error)

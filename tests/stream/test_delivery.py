@@ -10,7 +10,7 @@ from support.processes import Process
 from support.tally import COUNT, HANGING, changelog, journal, source
 
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.partition import PROGRESS_KEY, decode_progress
+from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, decode_progress
 from persona_stream.vocabulary.config import Settings
 
 WITHIN_S = 60
@@ -48,7 +48,7 @@ async def _journal(settings: Settings) -> dict[int, list[list[int]]]:
 async def _counts(settings: Settings) -> dict[int, dict[str, int]]:
     table = await read_table(settings.kafka, changelog(settings))
     return {
-        partition: {key.decode(): COUNT.decode(value) for key, value in part.items() if key != PROGRESS_KEY}
+        partition: {key.decode(): COUNT.decode(value) for key, value in part.items() if key not in SYSTEM_KEYS}
         for partition, part in table.items()
     }
 

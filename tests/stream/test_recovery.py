@@ -11,7 +11,7 @@ from support.processes import Process
 from support.tally import COUNT, changelog, source
 
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.partition import PROGRESS_KEY, Progress, decode_progress
+from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, SYSTEM_KEYS, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
 
 WITHIN_S = 60
@@ -93,6 +93,7 @@ async def test_a_compacted_changelog_with_holes_and_tombstones_gives_values_and_
     await _until_counted(settings, worker, "new", 1)
     table = (await read_table(settings.kafka, topic))[0]
     assert decode_progress(table.pop(PROGRESS_KEY)).offset == 64
+    assert table.pop(OWNER_KEY)
     expected = {f"k{n}": 49 for n in range(2, KEYS)} | {"k0": 1, "tx": 78, "k3": 50, "new": 1}
     assert {key.decode(): COUNT.decode(value) for key, value in table.items()} == expected
 
@@ -130,5 +131,5 @@ async def test_an_agent_can_set_and_delete_keys_like_in_any_faust_table(
     await write(settings, source(settings), {0: [Record(b"a", b"x"), Record(b"a", b"forget")]})
     await _until_counted(settings, worker, "a", 4)
     table = await read_table(settings.kafka, changelog(settings))
-    assert {key for part in table.values() for key in part} == {b"a", b"b", PROGRESS_KEY}
+    assert {key for part in table.values() for key in part} == {b"a", b"b", *SYSTEM_KEYS}
     assert table[1][b"b"] == COUNT.encode(1)

@@ -10,7 +10,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from persona_stream.kafka.admin import ensure_topics
-from persona_stream.stream.partition import PROGRESS_KEY, Codec, Progress, decode_progress
+from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, Codec, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import agent_specs
@@ -98,7 +98,7 @@ class Live(Struct):
         """What a table holds, by partition and key, as bytes; without the progress."""
         held = await read_table(self.settings.kafka, self.topics.changelog(name))
         return {
-            p: {key: value for key, value in part.items() if key != PROGRESS_KEY} for p, part in sorted(held.items())
+            p: {key: value for key, value in part.items() if key not in SYSTEM_KEYS} for p, part in sorted(held.items())
         }
 
     def _sources(self) -> Mapping[str, str]:

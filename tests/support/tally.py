@@ -17,15 +17,14 @@ import orjson
 from faust.types import StreamT
 
 from agents.emissions import Emissions
-from persona_stream.kafka.writer import BatchWriter
-from persona_stream.stream.consumer import BatchingTransport, SliceSchema
+from persona_stream.stream.consumer import SliceSchema
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.vocabulary.topics import Topics
-from persona_stream.worker.app import AgentSpec, WorkerApp
+from persona_stream.worker.app import AgentSpec, build_app
 from persona_stream.worker.run import run_worker
 
 COUNT = Codec[int](new=int, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(int).decode)
@@ -82,19 +81,7 @@ def _obey(value: bytes | None) -> None:
 
 
 def _run_setitem(settings: Settings) -> None:
-    app = WorkerApp(
-        f"{settings.namespace}-worker",
-        broker=f"kafka://{settings.bootstrap()}",
-        topic_partitions=settings.partitions,
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        web_enabled=False,
-        consumer_auto_offset_reset="earliest",
-        broker_commit_interval=0.2,
-    )
-    app.transport = BatchingTransport([app.conf.broker[0]], app)
-    app.writer = BatchWriter(settings, client_id="setitem")
-    app.effects = []
+    app = build_app(settings, specs=[])
     table: ChangelogTable[int] = ChangelogTable(app, name=TABLE, codec=COUNT, changelog=changelog(settings))
     app.tables.add(table)
 
@@ -107,7 +94,7 @@ def _run_setitem(settings: Settings) -> None:
                 del table["gone"]
             table.partition(part.partition).progress.advance(part)
             changes = table.partition(part.partition).take_changes()
-            await app.writer.write(changelog(settings), {part.partition: changes})
+            await app.changelogs.append(changelog(settings), part.partition, changes)
             part.applied = True
 
     app.agent(app.topic(source(settings), schema=SliceSchema()), name="tally")(count)

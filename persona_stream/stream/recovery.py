@@ -1,0 +1,178 @@
+"""Reading state back from changelogs: by the batch, on a connection of its own, as the partitions' new owner.
+
+Faust reads changelogs record by record, in the flow of its consumer, and waits without end where one stops short. Here
+a partition is claimed first, so that what is read to its end is final, then read as fast as it comes; what does not
+come any more ends the worker with an error that says so.
+"""
+
+import asyncio
+import os
+import platform
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import IllegalStateError
+from faust.tables import TableManager
+from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
+from faust.types import TP, CollectionT
+from mode import Service
+
+from persona_stream.kafka.fenced_writer import FencedWriter
+from persona_stream.kafka.writer import Record
+from persona_stream.stream.partition import OWNER_KEY
+from persona_stream.stream.table import ChangelogTable
+from persona_stream.vocabulary import metrics
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import RecoveryError
+
+FETCH_BYTES = 4 * 1024 * 1024
+STALLED_S = 60.0
+"""A recovery that reads nothing new for this long ends the worker."""
+POLL_MS = 1000
+TOLD_EVERY_S = 5.0
+
+
+class RecoveringApp(Protocol):
+    """What recovery needs of its app."""
+
+    settings: Settings
+    changelogs: FencedWriter
+
+
+class ChangelogRecovery(Recovery):
+    """Replaces how Faust recovers; when it does, and what follows, stay Faust's."""
+
+    @Service.task
+    async def _restart_recovery(self) -> None:
+        while not await self.wait_for_stopped(self.signal_recovery_start):  # type: ignore[arg-type]
+            self.signal_recovery_start.clear()
+            generation_id = self._generation_id
+            self._set_recovery_started()
+            try:
+                await self._wait(self._recover())
+                await self._wait(self.on_recovery_completed(generation_id))
+            except (RebalanceAgain, IllegalStateError):
+                continue
+            except ServiceStopped:
+                break
+
+    @Service.task
+    async def _slurp_changelogs(self) -> None:
+        """Nothing to do: changelogs stay paused in Faust's consumer."""
+
+    @Service.task
+    async def _publish_stats(self) -> None:
+        """Nothing to do: `_read` tells how far it is."""
+
+    async def _recover(self) -> None:
+        app: RecoveringApp = self.app  # type: ignore[assignment]
+        tables: dict[TP, ChangelogTable[Any]] = {tp: _changelog_table(self.tp_to_table[tp]) for tp in self.active_tps}
+        reader = AIOKafkaConsumer(
+            group_id=None,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            **app.settings.kafka_client(),
+        )
+        await reader.start()
+        try:
+            lost = await _changed_by_others(app.changelogs, reader, tables)
+            mark = Record(OWNER_KEY, f"{platform.node()}:{os.getpid()}".encode())
+            for tp in lost:
+                tables[tp].drop(tp.partition)
+            await asyncio.gather(*(app.changelogs.claim(tp.topic, tp.partition, mark) for tp in lost))
+            await self._read(reader, {tp: tables[tp] for tp in lost})
+        finally:
+            await reader.stop()
+
+    async def _read(self, reader: AIOKafkaConsumer, tables: dict[TP, ChangelogTable[Any]]) -> None:
+        tps = {TopicPartition(tp.topic, tp.partition): table for tp, table in tables.items()}
+        if not tps:
+            return
+        reader.assign(list(tps))
+        await reader.seek_to_beginning(*tps)
+        ends = await reader.end_offsets(list(tps))
+        reading = _Reading(ends)
+        while reading.open:
+            batches = await reader.getmany(*reading.open, timeout_ms=POLL_MS)
+            for tp, records in batches.items():
+                restore = tps[tp].partition(tp.partition).restore
+                for record in records:
+                    restore(record.key, record.value)
+                reading.records += len(records)
+                # Heartbeats and health checks must not wait behind a long recovery.
+                await asyncio.sleep(0)
+            # The position, not the last record: what was compacted away and transactions' ends leave holes.
+            reading.advance({tp: await reader.position(tp) for tp in reading.open})
+            if reading.is_time_to_tell():
+                self.log.info("%s", reading)
+        metrics.RECOVERED_RECORDS.inc(reading.records)
+        metrics.RECOVERY_SECONDS.inc(monotonic() - reading.started_s)
+        self.log.info("state read back: %s", reading)
+
+
+class _Reading:
+    """How far the reading of several changelogs is."""
+
+    def __init__(self, ends: dict[TopicPartition, int]) -> None:
+        self.open = dict(ends)
+        self.records = 0
+        self.started_s = monotonic()
+        self._positions: dict[TopicPartition, int] = {}
+        self._moved_s = self._told_s = self.started_s
+
+    def __str__(self) -> str:
+        elapsed_s = monotonic() - self.started_s
+        left = sum(end - self._positions.get(tp, 0) for tp, end in self.open.items())
+        return (
+            f"{self.records:,} changelog records in {elapsed_s:.1f} s ({self.records / max(elapsed_s, 1e-6):,.0f}/s), "
+            f"{left:,} offsets left in {len(self.open)} partitions"
+        )
+
+    def advance(self, positions: dict[TopicPartition, int]) -> None:
+        """Note the positions; raises RecoveryError where none has moved for STALLED_S."""
+        now_s = monotonic()
+        if positions != self._positions:
+            self._positions, self._moved_s = positions, now_s
+        self.open = {tp: end for tp, end in self.open.items() if positions[tp] < end}
+        if self.open and now_s - self._moved_s > STALLED_S:
+            tp, end = min(self.open.items())
+            raise RecoveryError(
+                f"changelog {tp.topic}/{tp.partition} can't be read past offset {positions[tp]} of {end}: nothing came "
+                f"for {STALLED_S:.0f} s.",
+                hint="Look at the partition's leader and disk; the worker tries again when it is started again.",
+            )
+
+    def is_time_to_tell(self) -> bool:
+        """Whether some seconds have passed since it was last told how far it is."""
+        now_s = monotonic()
+        if not self.open or now_s - self._told_s < TOLD_EVERY_S:
+            return False
+        self._told_s = now_s
+        return True
+
+
+async def _changed_by_others(writer: FencedWriter, reader: AIOKafkaConsumer, tps: Iterable[TP]) -> list[TP]:
+    """The partitions whose changelog does not end where this worker left it: state in memory is out of date."""
+    asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in sorted(tps)}
+    before = {tp: writer.end_offset(*tp) for tp in asked}
+    ends = await reader.end_offsets(list(asked.values()))
+    # Between the two questions this worker may have written.
+    return [tp for tp in asked if not 0 <= before[tp] <= ends[asked[tp]] <= writer.end_offset(*tp)]
+
+
+def _changelog_table(table: CollectionT) -> ChangelogTable[Any]:
+    assert isinstance(table, ChangelogTable)
+    return table
+
+
+class ChangelogTables(TableManager):
+    """Faust's tables, recovered by `ChangelogRecovery`."""
+
+    @property
+    def recovery(self) -> Recovery:
+        """The one recovery service of the app."""
+        if self._recovery is None:
+            self._recovery = ChangelogRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
