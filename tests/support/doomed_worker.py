@@ -1,40 +1,53 @@
-"""A real worker that is killed at a chosen point: ``python -m support.doomed_worker before|after TOPIC``.
+"""A real worker that meets its fate at a chosen point: ``python -m support.doomed_worker SIGNAL before|after TOPIC``.
 
-Killed from outside, a worker dies wherever the clock has it; here it sends itself SIGKILL just before or just after
-it has written to a topic for the third time, so that each gap between two writes of a slice is hit by design.
+Signalled from outside, a worker is hit wherever the clock has it; here it signals itself just before or just after it
+has written to a topic for the third time, so that each gap between two writes of a slice is hit by design.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
+from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.worker import app
 from persona_stream.worker.run import run_worker
 
-WRITES_SURVIVED = 2
+WRITES_UNHARMED = 2
+
+
+class _Fate:
+    """Counts the writes to the chosen topic."""
+
+    signal_name, moment, topic = sys.argv[1:4]
+    unharmed = 0
+
+    def comes(self, moment: str, topic: str) -> None:
+        if topic != self.topic or moment != self.moment:
+            return
+        if self.unharmed == WRITES_UNHARMED:
+            os.kill(os.getpid(), signal.Signals[self.signal_name])
+        self.unharmed += 1
 
 
 class _DoomedWriter(BatchWriter):
-    """Writes as ever, until the point of death."""
-
-    moment, topic = sys.argv[1:3]
-    survived = 0
-
     async def write(self, topic: str, parts: dict[int, list[Record]]) -> None:
-        if topic != self.topic:
-            await super().write(topic, parts)
-            return
-        is_last = self.survived == WRITES_SURVIVED
-        self.survived += 1
-        if is_last and self.moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+        fate.comes("before", topic)
         await super().write(topic, parts)
-        if is_last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        fate.comes("after", topic)
+
+
+class _DoomedFencedWriter(FencedWriter):
+    async def append(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        fate.comes("before", topic)
+        await super().append(topic, partition, records)
+        fate.comes("after", topic)
 
 
 if __name__ == "__main__":
+    fate = _Fate()
     app.BatchWriter = _DoomedWriter  # type: ignore[misc]
+    app.FencedWriter = _DoomedFencedWriter  # type: ignore[misc]
     run_worker(Settings.load())

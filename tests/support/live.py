@@ -1,5 +1,6 @@
 """A namespace of its own on the suite's Kafka, with real workers that end with the test, and what its tables hold."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -45,10 +46,10 @@ class Live(Struct):
         self.workers.append(worker)
         return worker
 
-    def start_doomed_worker(self, moment: str, topic: str) -> Process:
-        """One more worker, that is killed just `before` or `after` a write to `topic`."""
+    def start_doomed_worker(self, fate: signal.Signals, moment: str, topic: str) -> Process:
+        """One more worker, that sends itself a signal just `before` or `after` a write to `topic`."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        worker = start_module("support.doomed_worker", self.settings, log, moment, topic)
+        worker = start_module("support.doomed_worker", self.settings, log, fate.name, moment, topic)
         self.workers.append(worker)
         return worker
 

@@ -52,6 +52,14 @@ class Process:
             self._process.kill()
         self._process.wait()
 
+    def is_paused(self) -> bool:
+        """Whether a SIGSTOP has stopped it."""
+        return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
     def terminate(self, *, within_s: float = 40) -> int:
         """SIGTERM; returns the exit code."""
         self._process.send_signal(signal.SIGTERM)

@@ -1,0 +1,48 @@
+"""Workers paused for longer than their group waits: what they do when they wake up changes nothing."""
+
+import signal
+from collections.abc import Callable
+
+import pytest
+from support.cluster import until
+from support.disturbed import (
+    MAX_EVENTS,
+    WITHIN_S,
+    assert_state_is_exact,
+    shopping_records,
+    under_load,
+    until_both_fold,
+    until_folding,
+)
+from support.live import Live, prepared
+
+pytestmark = pytest.mark.faults
+
+MakeLive = Callable[[], Live]
+
+
+@pytest.mark.parametrize("write", ["users-changelog", "items-changelog", "item-events"])
+async def test_a_worker_that_wakes_up_after_another_took_over_is_refused_and_state_is_exact(
+    make_live: MakeLive, write: str
+) -> None:
+    namespace = await prepared(make_live)
+    topics = namespace.topics
+    topic = topics.item_events if write == "item-events" else topics.changelog(write.removesuffix("-changelog"))
+    async with under_load(namespace, shopping_records(MAX_EVENTS, seed=4)):
+        paused = namespace.start_doomed_worker(signal.SIGSTOP, "before", topic)
+
+        async def is_paused() -> bool:
+            return paused.is_paused()
+
+        await until(is_paused, within_s=WITHIN_S, what="the worker paused", check=paused.check_alive)
+        # Nobody tells the group: it finds out by the session timeout.
+        successor = namespace.start_worker()
+        await until_folding(namespace, successor)
+        await until_both_fold(namespace, successor)
+        paused.resume()
+        assert paused.wait(within_s=WITHIN_S) == 1, paused.log_tail()
+        assert "was claimed by another worker" in paused.log.read_text()
+        namespace.workers.remove(paused)
+        await until_both_fold(namespace, successor)
+    await namespace.until_applied()
+    await assert_state_is_exact(namespace)

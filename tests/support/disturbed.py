@@ -1,0 +1,118 @@
+"""What the fault tests share: load, the moment when a worker is in its work, and what state must be afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.stream.partition import Codec
+from persona_stream.vocabulary.messages import decode_example
+from support.cluster import end_offsets, read_all, until, write
+from support.live import Live, decoded
+from support.logs import shopping
+from support.oracle import expected_tables
+from support.processes import Process
+from tables import items as items_table
+from tables import learner as learner_table
+from tables.learner import LearnerState
+
+CHUNK_EVENTS = 50
+CHUNK_EVERY_S = 0.1
+WITHIN_S = 60
+MAX_EVENTS = 60_000
+"""More than a test's faults take to happen."""
+
+
+def shopping_records(count: int, *, seed: int) -> list[Record]:
+    """A log of shopping events, ready to publish."""
+    events = shopping(count, seed=seed, users=60, items=40)
+    return [Record(made["user"].encode(), orjson.dumps(made)) for made in events]
+
+
+@asynccontextmanager
+async def under_load(namespace: Live, records: list[Record]) -> AsyncIterator[None]:
+    """Publish chunk by chunk as long as the block runs."""
+    writer = BatchWriter(namespace.settings, client_id="load")
+    await writer.start()
+
+    async def publish() -> None:
+        for start in range(0, len(records), CHUNK_EVENTS):
+            chunk = records[start : start + CHUNK_EVENTS]
+            await writer.write_keyed(namespace.topics.events, chunk)
+            await asyncio.sleep(CHUNK_EVERY_S)
+
+    task = asyncio.create_task(publish())
+    try:
+        yield
+        assert not task.done(), "everything was published before the faults ended: they met no load"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await writer.stop()
+
+
+async def until_folding(namespace: Live, worker: Process) -> None:
+    """Wait until a table's changelog grows: the worker is in the middle of its work."""
+    kafka, topic = namespace.settings.kafka, namespace.topics.changelog("users")
+    before = await end_offsets(kafka, topic)
+
+    async def grown() -> bool:
+        return await end_offsets(kafka, topic) != before
+
+    await until(grown, within_s=WITHIN_S, what="events folded", check=worker.check_alive)
+
+
+async def assert_state_is_exact(namespace: Live) -> None:
+    """Users to the byte, items to the value; as many examples learned as there are, each once."""
+    events = await read_all(namespace.settings.kafka, namespace.topics.events)
+    users, items = expected_tables(namespace.settings, events)
+    assert await namespace.table("users") == users
+    assert decoded(items_table.codec, await namespace.table("items")) == items
+    assert await learned(namespace) == await _distinct_examples(namespace)
+
+
+async def learned(namespace: Live) -> dict[int, tuple[int, int]]:
+    """Examples and positives learned, by partition."""
+    codec: Codec[LearnerState] = learner_table.codec
+    found = {}
+    for partition, part in (await namespace.table("learner")).items():
+        (state,) = [codec.decode(value) for value in part.values()]
+        assert state.refused == 0
+        found[partition] = (state.online.examples, state.online.positives)
+    return found
+
+
+async def _distinct_examples(namespace: Live) -> dict[int, tuple[int, int]]:
+    labels: dict[int, dict[tuple[str, str], int]] = {}
+    for record in await read_all(namespace.settings.kafka, namespace.topics.examples):
+        example = decode_example(record.value)
+        labels.setdefault(record.partition, {})[(example.group, example.items[0])] = example.labels[0]
+    return {partition: (len(rows), sum(rows.values())) for partition, rows in labels.items()}
+
+
+async def items(namespace: Live) -> dict[str, Any]:
+    """The items table, decoded."""
+    return decoded(items_table.codec, await namespace.table("items"))
+
+
+async def copy_events(source: Live, target: Live) -> None:
+    """The same log, offset by offset."""
+    parts: dict[int, list[Record]] = {}
+    for record in await read_all(source.settings.kafka, source.topics.events):
+        parts.setdefault(record.partition, []).append(Record(record.key, record.value))
+    await write(target.settings, target.topics.events, parts)
+
+
+async def until_both_fold(namespace: Live, worker: Process) -> None:
+    """Wait until each partition of the users table has changed."""
+    kafka, topic = namespace.settings.kafka, namespace.topics.changelog("users")
+    before = await end_offsets(kafka, topic)
+
+    async def all_grown() -> bool:
+        ends = await end_offsets(kafka, topic)
+        return all(ends[partition] > before[partition] for partition in before)
+
+    await until(all_grown, within_s=WITHIN_S, what="both partitions folded", check=worker.check_alive)
