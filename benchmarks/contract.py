@@ -15,6 +15,9 @@ store *and* input offsets committed. Start-up, assignment and shutdown are outsi
 
 Results: a :class:`KeyedResult` (W1, W3) or a :class:`WindowResult` (W2), preferably read back from what was
 made durable. The runner compares it with an oracle folded from the same log; see oracle.py.
+
+A contender of recovery.py also has ``recover(job: Job) -> Recovered``: with the same job after :func:`run`, and an
+empty ``state_dir``, read the state of W1 back.
 """
 
 import time
@@ -90,6 +93,14 @@ class Report(msgspec.Struct):
     learned: int = 0
     log_loss: float = 0.0
     note: str = ""
+    versions: dict[str, str] = {}
+
+
+class Recovered(msgspec.Struct):
+    """State read back by a new process that had none: ``elapsed_s`` from assignment to ready, and records read."""
+
+    elapsed_s: float
+    records: int
     versions: dict[str, str] = {}
 
 

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
 
-from benchmarks.contract import Job, KeyedResult, Report, WindowResult
+from benchmarks.contract import Job, KeyedResult, Recovered, Report, WindowResult
 from benchmarks.oracle import differences
 from benchmarks.registry import Contender
 from benchmarks.workloads import Workload
+
+Answer = TypeVar("Answer", Report, Recovered)
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG_TAIL_LINES = 4
@@ -62,7 +65,7 @@ def execute(task: Assignment, expected: KeyedResult | WindowResult) -> Run:
         state.mkdir()
         job = Job(task.workload, task.bootstrap, task.topic, task.events, task.partitions, run_id, str(state))
         try:
-            report = _in_own_process(task, job, Path(folder))
+            report = in_own_process(task.contender.module, "run", job, Report, Path(folder), task.timeout_s)
         except RuntimeError as error:
             run.problem = str(error)
         else:
@@ -79,28 +82,23 @@ def _record(run: Run, report: Report, expected: KeyedResult | WindowResult) -> N
     run.problem = "; ".join(differences(run.workload, run.events, report, expected))
 
 
-def _in_own_process(task: Assignment, job: Job, folder: Path) -> Report:
+def in_own_process(module: str, action: str, job: Job, kind: type[Answer], folder: Path, timeout_s: float) -> Answer:
+    """Have a contender do something in a process of its own. Raises RuntimeError with its last words."""
     job_path, report_path, log_path = folder / "job.json", folder / "report.json", folder / "log.txt"
     job_path.write_bytes(msgspec.json.encode(job))
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.contender",
-        task.contender.module,
-        str(job_path),
-        str(report_path),
-    ]
+    report_path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.contender", module, action, str(job_path), str(report_path)]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
-            status = process.wait(task.timeout_s)
+            status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"timed out after {task.timeout_s:.0f} s; {_tail(log_path)}") from None
+            raise RuntimeError(f"timed out after {timeout_s:.0f} s; {_tail(log_path)}") from None
         finally:
             _end(process)
     if status or not report_path.exists():
         raise RuntimeError(f"exit status {status}; {_tail(log_path)}")
-    return msgspec.json.decode(report_path.read_bytes(), type=Report)
+    return msgspec.json.decode(report_path.read_bytes(), type=kind)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -22,6 +22,7 @@ from benchmarks.changelog import latest
 from benchmarks.contract import (
     Job,
     KeyedResult,
+    Recovered,
     Report,
     Stopwatch,
     WindowResult,
@@ -34,6 +35,7 @@ from benchmarks.contract import (
 from benchmarks.data import create_topic
 from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition
 from persona_stream.stream.slices import Slice
+from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
@@ -189,19 +191,11 @@ class Paning:
 
 def run(job: Job) -> Report:
     """Fold the job's topic; the result is read back from the changelogs."""
-    settings = Settings.load(
-        {
-            "kafka": job.bootstrap,
-            "namespace": job.run_id,
-            "partitions": job.partitions,
-            "home": Path(job.state_dir),
-        },
-        env={},
-    )
+    settings = _settings(job)
     topics, watch = Topics(job.run_id), Stopwatch()
     seen, learner = Seen(watch), w.new_learner(job.workload)
     if job.workload == "w1":
-        specs = [AgentSpec("users", job.topic, _codec(Keyed, Keyed), Counting(topics, seen))]
+        specs = [_counting(job, seen)]
     elif job.workload == "w2":
         pane = _codec(Pane, Pane)
         specs = [
@@ -216,6 +210,29 @@ def run(job: Job) -> Report:
     if learner is None:
         return Report(watch.elapsed_s, result)
     return Report(watch.elapsed_s, result, learned=learner.learned, log_loss=learner.log_loss)
+
+
+def recover(job: Job) -> Recovered:
+    """Start a worker on what `run` left, until it is ready."""
+    settings = _settings(job)
+    uvloop.run(_recover(build_app(settings, [_counting(job, Seen(Stopwatch()))]), settings))
+    return Recovered(metrics.RECOVERY_SECONDS._value.get(), int(metrics.RECOVERED_RECORDS._value.get()))
+
+
+async def _recover(app: WorkerApp, settings: Settings) -> None:
+    (settings.home / "worker").mkdir(parents=True, exist_ok=True)
+    await app.start()
+    await app.tables.recovery.completed.wait()  # type: ignore[attr-defined]
+    await app.stop()
+
+
+def _settings(job: Job) -> Settings:
+    place = {"namespace": job.run_id, "partitions": job.partitions, "home": Path(job.state_dir)}
+    return Settings.load({"kafka": job.bootstrap, **place}, env={})
+
+
+def _counting(job: Job, seen: Seen) -> AgentSpec:
+    return AgentSpec("users", job.topic, _codec(Keyed, Keyed), Counting(Topics(job.run_id), seen))
 
 
 async def _run(

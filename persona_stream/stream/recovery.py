@@ -27,7 +27,7 @@ from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import RecoveryError
 
-FETCH_BYTES = 4 * 1024 * 1024
+FETCH_BYTES = 1024 * 1024
 STALLED_S = 60.0
 """A recovery that reads nothing new for this long ends the worker."""
 POLL_MS = 1000
@@ -50,8 +50,10 @@ class ChangelogRecovery(Recovery):
             self.signal_recovery_start.clear()
             generation_id = self._generation_id
             self._set_recovery_started()
+            started_s = monotonic()
             try:
                 await self._wait(self._recover())
+                metrics.RECOVERY_SECONDS.inc(monotonic() - started_s)
                 await self._wait(self.on_recovery_completed(generation_id))
             except (RebalanceAgain, IllegalStateError):
                 continue
@@ -108,7 +110,6 @@ class ChangelogRecovery(Recovery):
             if reading.is_time_to_tell():
                 self.log.info("%s", reading)
         metrics.RECOVERED_RECORDS.inc(reading.records)
-        metrics.RECOVERY_SECONDS.inc(monotonic() - reading.started_s)
         self.log.info("state read back: %s", reading)
 
 

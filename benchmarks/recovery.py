@@ -1,0 +1,102 @@
+"""How fast state comes back: ``python -m benchmarks.recovery [--events N] [--rounds N]``.
+
+Ours and Quix Streams fold the same log of as many users as events, so that changelogs are as long as the log. Then, in
+turns, a new process with an empty disk reads its own changelog back until it is ready for the next event. And a server
+reads the changelogs of all tables as real shopping leaves them.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contract import Job, Recovered, Report
+from benchmarks.data import LogSpec, publish
+from benchmarks.execute import delete_topics, in_own_process
+from benchmarks.run import RESULTS, broker
+
+ENGINES = {"ours": "ours_persona", "quix": "quix_streams"}
+REPLICA = "replica_catch_up"
+LABELS = {"ours": "persona-stream, worker", "quix": "Quix Streams", "replica": "persona-stream, server"}
+TIMEOUT_S = 600.0
+
+
+class Results(msgspec.Struct):
+    """Everything about one invocation, as kept in ``benchmarks/results/recovery.json``."""
+
+    started_at: str
+    events: int
+    runs: dict[str, list[Recovered]]
+
+
+def measure(bootstrap: str, run_id: str, events: int, rounds: int, console: Console) -> dict[str, list[Recovered]]:
+    """Fold once by each engine, then recover in turns."""
+    spec = LogSpec(events=events, users=events, zipf=0.0)
+    topic = f"{run_id}-log"
+    asyncio.run(publish(bootstrap, topic, spec))
+    runs: dict[str, list[Recovered]] = {}
+    with tempfile.TemporaryDirectory(prefix="persona-bench-", ignore_cleanup_errors=True) as folder:
+
+        def act(module: str, action: str, kind: type[Report] | type[Recovered]) -> Report | Recovered:
+            state = tempfile.mkdtemp(dir=folder)
+            job = Job("w1", bootstrap, topic, events, spec.partitions, f"{run_id}-{module}", state)
+            return in_own_process(module, action, job, kind, Path(folder), TIMEOUT_S)
+
+        for module in (*ENGINES.values(), REPLICA):
+            console.print(f"{module}: writing state")
+            act(module, "run", Report)
+        for number in range(rounds):
+            for name, module in {**ENGINES, "replica": REPLICA}.items():
+                done = act(module, "recover", Recovered)
+                assert isinstance(done, Recovered)
+                runs.setdefault(name, []).append(done)
+                rate = done.records / done.elapsed_s
+                console.print(
+                    f"round {number + 1}/{rounds} {name}: {done.records:,} in {done.elapsed_s:.1f} s, {rate:,.0f}/s"
+                )
+    return runs
+
+
+def show(runs: dict[str, list[Recovered]], console: Console) -> None:
+    """Print the table."""
+    rates = {name: statistics.median(run.records / run.elapsed_s for run in found) for name, found in runs.items()}
+    table = Table(title="changelog records read back, median of the rounds")
+    for heading in ("who", "records", "seconds", "records/s", "of Quix Streams"):
+        table.add_column(heading, justify="left" if heading == "who" else "right")
+    for name, found in runs.items():
+        seconds = statistics.median(run.elapsed_s for run in found)
+        ratio = f"{rates[name] / rates['quix']:.2f}x"
+        table.add_row(LABELS[name], f"{found[0].records:,}", f"{seconds:.1f}", f"{rates[name]:,.0f}", ratio)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, default=500_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    console = Console()
+    started_at = datetime.now(UTC)
+    run_id = f"bench-{started_at:%Y%m%d-%H%M%S}"
+    with broker(console) as (bootstrap, _):
+        try:
+            runs = measure(bootstrap, run_id, args.events, args.rounds, console)
+        finally:
+            asyncio.run(delete_topics(bootstrap, run_id))
+    show(runs, console)
+    path = RESULTS / "recovery.json"
+    path.write_bytes(
+        msgspec.json.format(msgspec.json.encode(Results(started_at.isoformat(), args.events, runs)), indent=1)
+    )
+    console.print(f"kept: {path}")
+
+
+if __name__ == "__main__":
+    main()
