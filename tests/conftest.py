@@ -8,6 +8,12 @@ import pytest
 from persona_stream.broker import EmbeddedBroker
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the loops of faults are, and where they are told."""
+    parser.addoption("--fault-cycles", default=10, help="faults in each loop of tests/faults (default 10)")
+    parser.addoption("--write-reliability", action="store_true", help="put the faults tried into docs/reliability.md")
+
+
 @pytest.fixture(scope="session")
 def jar_cache() -> Path:
     """The folder that keeps Kafka's jars between runs: the one the demo uses as well."""

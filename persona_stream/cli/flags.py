@@ -67,7 +67,11 @@ class ServeFlags(Flags):
 class WorkerFlags(TopicFlags):
     """Where the system is, and how events are folded."""
 
-    worker_port: Annotated[int | None, _flag("Port of the worker's own /livez and /metrics; 0: none. [0]")] = None
+    worker_port: Annotated[int | None, _flag("Port of the worker's own probes and /metrics; 0: none. [0]")] = None
+    worker_id: Annotated[str | None, _flag("A name that only this worker has, and keeps over restarts. [none]")] = None
+    stall_timeout_ms: Annotated[
+        int | None, _flag("A worker that gets on with nothing for this long is not live. [60000]")
+    ] = None
     allowed_lateness_ms: Annotated[
         int | None, _flag("Events older than the watermark by more go to the late topic. [3600000]")
     ] = None

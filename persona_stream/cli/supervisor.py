@@ -10,6 +10,7 @@ whatever ends it: see `lifeline` and `persona_stream.broker.guard`.
 """
 
 import asyncio
+import platform
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 from msgspec import Struct
+from xxhash import xxh3_64_hexdigest
 
 from persona_stream.broker import EmbeddedBroker, OnProgress
 from persona_stream.cli.child import Child, ChildSpec, RestartPolicy
@@ -206,10 +208,12 @@ class Supervisor:
 
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """The worker and the server; `settings` must name a cluster and free ports (`with_free_ports`)."""
-    env = settings_env(settings)
+    # One name for each folder of state: a worker that has to be started again goes on at once.
+    owner = f"up-{platform.node()}-{xxh3_64_hexdigest(str(settings.home).encode())}"
+    named = msgspec.structs.replace(settings, worker_id=settings.worker_id or owner)
     return [
-        _spec("worker", "worker", f"http://127.0.0.1:{settings.worker_port}/livez", env),
-        _spec("server", "serve", f"{server_url(settings)}/readyz?verbose", env),
+        _spec("worker", "worker", f"http://127.0.0.1:{settings.worker_port}/readyz", settings_env(named)),
+        _spec("server", "serve", f"{server_url(settings)}/readyz?verbose", settings_env(settings)),
     ]
 
 

@@ -108,6 +108,15 @@ class BatchingConsumer(driver.Consumer):
             await asyncio.wait(unfinished, timeout=EFFECTS_TIMEOUT_S)
         await self.commit()
 
+    def stalled(self, timeout_s: float) -> str:
+        """What has not got on for longer than `timeout_s`; empty if all does, or there is nothing to do."""
+        for tp, tracker in self._trackers.items():
+            if tracker.stalled_s() > timeout_s:
+                return f"{tp.topic}/{tp.partition}: no slice was applied for {tracker.stalled_s():.0f} s, and some wait"
+        if self.flow_active and self._fetched_s and monotonic() - self._fetched_s > timeout_s:
+            return f"no fetch has come back for {monotonic() - self._fetched_s:.0f} s"
+        return ""
+
     def _filter_tps_with_pending_acks(self, topics: Iterable[Any] | None = None) -> Iterator[TP]:
         return (tp for tp in list(self._trackers) if topics is None or tp in topics or tp.topic in topics)
 

@@ -28,8 +28,6 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import RecoveryError
 
 FETCH_BYTES = 1024 * 1024
-STALLED_S = 60.0
-"""A recovery that reads nothing new for this long ends the worker."""
 POLL_MS = 1000
 TOLD_EVERY_S = 5.0
 
@@ -84,18 +82,20 @@ class ChangelogRecovery(Recovery):
             for tp in lost:
                 tables[tp].drop(tp.partition)
             await asyncio.gather(*(app.changelogs.claim(tp.topic, tp.partition, mark) for tp in lost))
-            await self._read(reader, {tp: tables[tp] for tp in lost})
+            await self._read(reader, {tp: tables[tp] for tp in lost}, app.settings.stall_timeout_ms / 1000)
         finally:
             await reader.stop()
 
-    async def _read(self, reader: AIOKafkaConsumer, tables: dict[TP, ChangelogTable[Any]]) -> None:
+    async def _read(
+        self, reader: AIOKafkaConsumer, tables: dict[TP, ChangelogTable[Any]], stall_timeout_s: float
+    ) -> None:
         tps = {TopicPartition(tp.topic, tp.partition): table for tp, table in tables.items()}
         if not tps:
             return
         reader.assign(list(tps))
         await reader.seek_to_beginning(*tps)
         ends = await reader.end_offsets(list(tps))
-        reading = _Reading(ends)
+        reading = _Reading(ends, stall_timeout_s)
         while reading.open:
             batches = await reader.getmany(*reading.open, timeout_ms=POLL_MS)
             for tp, records in batches.items():
@@ -116,8 +116,9 @@ class ChangelogRecovery(Recovery):
 class _Reading:
     """How far the reading of several changelogs is."""
 
-    def __init__(self, ends: dict[TopicPartition, int]) -> None:
+    def __init__(self, ends: dict[TopicPartition, int], stall_timeout_s: float) -> None:
         self.open = dict(ends)
+        self._stall_timeout_s = stall_timeout_s
         self.records = 0
         self.started_s = monotonic()
         self._positions: dict[TopicPartition, int] = {}
@@ -132,16 +133,16 @@ class _Reading:
         )
 
     def advance(self, positions: dict[TopicPartition, int]) -> None:
-        """Note the positions; raises RecoveryError where none has moved for STALLED_S."""
+        """Note the positions; raises RecoveryError where none has moved for too long."""
         now_s = monotonic()
         if positions != self._positions:
             self._positions, self._moved_s = positions, now_s
         self.open = {tp: end for tp, end in self.open.items() if positions[tp] < end}
-        if self.open and now_s - self._moved_s > STALLED_S:
+        if self.open and now_s - self._moved_s > self._stall_timeout_s:
             tp, end = min(self.open.items())
             raise RecoveryError(
                 f"changelog {tp.topic}/{tp.partition} can't be read past offset {positions[tp]} of {end}: nothing came "
-                f"for {STALLED_S:.0f} s.",
+                f"for {self._stall_timeout_s:.0f} s.",
                 hint="Look at the partition's leader and disk; the worker tries again when it is started again.",
             )
 

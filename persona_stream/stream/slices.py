@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import Protocol
 
 
@@ -79,10 +80,19 @@ class CommitTracker:
 
     def __init__(self) -> None:
         self._in_flight: deque[Slice] = deque()
+        self._moved_s = 0.0
 
     def delivered(self, part: Slice) -> None:
         """Remember a slice that was handed to an agent."""
+        if not self._in_flight:
+            self._moved_s = monotonic()
         self._in_flight.append(part)
+
+    def stalled_s(self) -> float:
+        """For how long there have been slices in flight without one of them being applied."""
+        if not self._in_flight or self._in_flight[0].applied:
+            return 0.0
+        return monotonic() - self._moved_s
 
     def unfinished(self) -> Iterator[asyncio.Future[None]]:
         """The effects of slices that were folded but are not in Kafka yet."""
@@ -93,4 +103,5 @@ class CommitTracker:
         offset: int | None = None
         while self._in_flight and self._in_flight[0].applied:
             offset = self._in_flight.popleft().last_offset + 1
+            self._moved_s = monotonic()
         return offset

@@ -59,13 +59,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http_port: Port = 8080
     """The server's port."""
     worker_port: Port = 0
-    """The worker's own `/livez` and `/metrics`; 0: not served."""
+    """The worker's own `/livez`, `/readyz` and `/metrics`; 0: not served."""
+    worker_id: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{0,200}$")] = ""
+    """A name that only this worker has, and keeps: restarted within seconds it has its partitions again at once, while
+    others wait for it (Kafka's static membership). Empty: no name."""
     namespace: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = "persona"
     """Prefix of every topic and consumer group."""
     partitions: Positive = 4
     """Partitions of the topics that `up`, `worker` and `topics` create. Fixed once they exist."""
     replication_factor: Positive = 1
     """Copies of each topic that is created; 3 on a cluster that must outlive a broker."""
+    stall_timeout_ms: Positive = 60_000
+    """A worker that has work and gets on with none of it for this long is not live; in recovery it ends."""
     allowed_lateness_ms: NotNegative = 3_600_000
     """An event older than its partition's watermark by more than this goes to the late topic."""
     max_future_skew_ms: NotNegative = 300_000

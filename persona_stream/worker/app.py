@@ -98,6 +98,7 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
         TableManager=ChangelogTables,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES,
+        consumer_group_instance_id=settings.worker_id or None,
         # Slices are large: a handful in the queue keeps an agent busy and memory bounded.
         stream_buffer_maxsize=4,
         # A rebalance waits for slices in flight, so that their effects are complete before another worker starts.

@@ -14,6 +14,7 @@ from faust.tables.manager import TableManager
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.stream.consumer import BatchingConsumer
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
@@ -85,6 +86,12 @@ async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
     recovery = cast(TableManager, app.tables).recovery
 
     async def livez(request: web.Request) -> web.Response:
+        # A recovery that does not get on ends the worker by itself.
+        consumer = cast(BatchingConsumer, app.consumer) if recovery.completed.is_set() else None
+        stalled = consumer.stalled(settings.stall_timeout_ms / 1000) if consumer else ""
+        return web.Response(status=503, text=f"{stalled}\n") if stalled else web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
         if recovery.completed.is_set() and not app.rebalancing:
             return web.Response(text="ok\n")
         return web.Response(status=503, text="state is being read back from the changelogs\n")
@@ -94,6 +101,7 @@ async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
 
     health = web.Application()
     health.router.add_get("/livez", livez)
+    health.router.add_get("/readyz", readyz)
     health.router.add_get("/metrics", metrics)
     runner = web.AppRunner(health)
     await runner.setup()

@@ -244,7 +244,7 @@ def test_a_taken_http_port_gives_the_next_free_one_and_is_said(settings: Setting
 def test_worker_and_server_get_the_settings_and_are_probed_where_they_listen(settings: Settings) -> None:
     chosen = msgspec.structs.replace(settings, http_host="::", http_port=81, worker_port=82)
     worker, server = child_specs(chosen)
-    assert worker.ready_url == "http://127.0.0.1:82/livez"
+    assert worker.ready_url == "http://127.0.0.1:82/readyz"
     assert server.ready_url == "http://127.0.0.1:81/readyz?verbose"
     assert Settings.load(env=server.env) == chosen
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 import pytest
 from support.cluster import until
 from support.disturbed import (
-    MAX_EVENTS,
     WITHIN_S,
     assert_state_is_exact,
-    shopping_records,
+    load_for,
     under_load,
-    until_both_fold,
     until_folding,
 )
+from support.ledger import Ledger
 from support.live import Live, prepared
 
 pytestmark = pytest.mark.faults
@@ -23,12 +22,12 @@ MakeLive = Callable[[], Live]
 
 @pytest.mark.parametrize("write", ["users-changelog", "items-changelog", "item-events"])
 async def test_a_worker_that_wakes_up_after_another_took_over_is_refused_and_state_is_exact(
-    make_live: MakeLive, write: str
+    make_live: MakeLive, write: str, ledger: Ledger
 ) -> None:
     namespace = await prepared(make_live)
     topics = namespace.topics
     topic = topics.item_events if write == "item-events" else topics.changelog(write.removesuffix("-changelog"))
-    async with under_load(namespace, shopping_records(MAX_EVENTS, seed=4)):
+    async with under_load(namespace, load_for(10, seed=4)):
         paused = namespace.start_doomed_worker(signal.SIGSTOP, "before", topic)
 
         async def is_paused() -> bool:
@@ -38,11 +37,12 @@ async def test_a_worker_that_wakes_up_after_another_took_over_is_refused_and_sta
         # Nobody tells the group: it finds out by the session timeout.
         successor = namespace.start_worker()
         await until_folding(namespace, successor)
-        await until_both_fold(namespace, successor)
+        await namespace.until_goes_on()
         paused.resume()
         assert paused.wait(within_s=WITHIN_S) == 1, paused.log_tail()
         assert "was claimed by another worker" in paused.log.read_text()
         namespace.workers.remove(paused)
-        await until_both_fold(namespace, successor)
+        await namespace.until_goes_on()
     await namespace.until_applied()
     await assert_state_is_exact(namespace)
+    ledger.add("a worker paused (SIGSTOP) in a slice for longer than its group waits, then resumed", 1)

@@ -22,14 +22,19 @@ from tables.learner import LearnerState
 CHUNK_EVENTS = 50
 CHUNK_EVERY_S = 0.1
 WITHIN_S = 60
-MAX_EVENTS = 60_000
-"""More than a test's faults take to happen."""
+EVENTS_A_CYCLE = 6_000
+"""What is published in 12 seconds of load: more than one fault and its repair take."""
 
 
 def shopping_records(count: int, *, seed: int) -> list[Record]:
     """A log of shopping events, ready to publish."""
     events = shopping(count, seed=seed, users=60, items=40)
     return [Record(made["user"].encode(), orjson.dumps(made)) for made in events]
+
+
+def load_for(cycles: int, *, seed: int) -> list[Record]:
+    """Events for as long as so many faults, one after the other, take to happen."""
+    return shopping_records(max(10, cycles) * EVENTS_A_CYCLE, seed=seed)
 
 
 @asynccontextmanager
@@ -104,15 +109,3 @@ async def copy_events(source: Live, target: Live) -> None:
     for record in await read_all(source.settings.kafka, source.topics.events):
         parts.setdefault(record.partition, []).append(Record(record.key, record.value))
     await write(target.settings, target.topics.events, parts)
-
-
-async def until_both_fold(namespace: Live, worker: Process) -> None:
-    """Wait until each partition of the users table has changed."""
-    kafka, topic = namespace.settings.kafka, namespace.topics.changelog("users")
-    before = await end_offsets(kafka, topic)
-
-    async def all_grown() -> bool:
-        ends = await end_offsets(kafka, topic)
-        return all(ends[partition] > before[partition] for partition in before)
-
-    await until(all_grown, within_s=WITHIN_S, what="both partitions folded", check=worker.check_alive)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import msgspec
 from msgspec import Struct
 
 from persona_stream.kafka.admin import ensure_topics
@@ -29,6 +30,8 @@ class Live(Struct):
     settings: Settings
     folder: Path
     workers: list[Process] = []
+    restarts: int = 0
+    """How many workers ended by themselves and were started again."""
 
     @property
     def topics(self) -> Topics:
@@ -40,18 +43,36 @@ class Live(Struct):
         """The workers' consumer group."""
         return f"{self.settings.namespace}-worker"
 
-    def start_worker(self) -> Process:
-        """One more worker."""
-        worker = start_worker(self.settings, self.folder / f"worker-{len(self.workers)}.log")
+    def start_worker(self, name: str = "") -> Process:
+        """One more worker; with a name, its group knows it again when it comes back."""
+        worker = start_worker(msgspec.structs.replace(self.settings, worker_id=name), self._new_log())
         self.workers.append(worker)
         return worker
 
+    def _new_log(self) -> Path:
+        return self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log"
+
     def start_doomed_worker(self, fate: signal.Signals, moment: str, topic: str) -> Process:
         """One more worker, that sends itself a signal just `before` or `after` a write to `topic`."""
-        log = self.folder / f"worker-{len(self.workers)}.log"
-        worker = start_module("support.doomed_worker", self.settings, log, fate.name, moment, topic)
+        worker = start_module("support.doomed_worker", self.settings, self._new_log(), fate.name, moment, topic)
         self.workers.append(worker)
         return worker
+
+    async def until_goes_on(self) -> None:
+        """Wait until each partition of the users table changes; a worker that ended with 1 is started again, as a
+        supervisor would."""
+        kafka, topic = self.settings.kafka, self.topics.changelog("users")
+        before = await end_offsets(kafka, topic)
+
+        async def all_grown() -> bool:
+            for worker in [worker for worker in self.workers if worker.exit_code() == 1]:
+                self.workers.remove(worker)
+                self.restarts += 1
+                self.start_worker()
+            ends = await end_offsets(kafka, topic)
+            return all(ends[partition] > before[partition] for partition in before)
+
+        await until(all_grown, within_s=WITHIN_S, what="all partitions folded", check=self._check_workers)
 
     async def kill(self, worker: Process) -> None:
         """SIGKILL, and no wait for the session timeout: the group hears of the death at once."""
@@ -132,9 +153,10 @@ def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator["Callable
                 worker.kill()
 
 
-async def prepared(make: Callable[[], Live]) -> Live:
-    """A new namespace with its topics."""
+async def prepared(make: Callable[[], Live], **changed: object) -> Live:
+    """A new namespace with its topics; settings may be changed."""
     namespace = make()
+    namespace.settings = msgspec.structs.replace(namespace.settings, **changed)
     await ensure_topics(namespace.settings)
     return namespace
 

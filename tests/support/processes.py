@@ -56,6 +56,10 @@ class Process:
         """Whether a SIGSTOP has stopped it."""
         return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def resume(self) -> None:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
@@ -90,6 +94,8 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_NAMESPACE": settings.namespace,
         "PERSONA_HOME": str(settings.home),
         "PERSONA_PARTITIONS": str(settings.partitions),
+        "PERSONA_STALL_TIMEOUT_MS": str(settings.stall_timeout_ms),
+        "PERSONA_WORKER_ID": settings.worker_id,
         "PERSONA_WORKER_PORT": str(settings.worker_port),
     }
 
