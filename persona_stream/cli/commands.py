@@ -1,11 +1,15 @@
 """The command line, all of it. Each command imports what it runs only when run: `--help` stays quick."""
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
 from persona_stream.cli.flags import AllFlags, Flags, ServeFlags, TopicFlags, WorkerFlags
+
+if TYPE_CHECKING:
+    from persona_stream.cli.dlq import Wanted
 
 _RUN = Group("Run", sort_key=1)
 _DATA = Group("Data and models", sort_key=2)
@@ -38,6 +42,12 @@ First steps: `persona-stream demo` shows everything on real data;
 )
 models = App(name="models", help="The versions of rankers, and which one is served.", group=_DATA, sort_key=3)
 app.command(models)
+dlq = App(name="dlq", help="Dead letters: records that could not be used, and why.", group=_OPERATE, sort_key=4)
+app.command(dlq)
+
+Reasons = Annotated[list[str] | None, Parameter(name="--reason", help="Only of this reason; may be repeated.")]
+Since = Annotated[datetime | None, Parameter(help="Only those put aside at or after this time (UTC unless it says).")]
+Until = Annotated[datetime | None, Parameter(help="Only those put aside before this time.")]
 
 Supervised = Annotated[bool, Parameter(show=False, help="End with the process behind standard input.")]
 
@@ -216,6 +226,69 @@ def config(*, flags: AllFlags = _ALL) -> int:
 
     show_config(flags.load(), flags.overrides(), flags.config)
     return 0
+
+
+@dlq.command(name="list")
+def dlq_list(
+    *,
+    reason: Reasons = None,
+    since: Since = None,
+    until: Until = None,
+    late: Annotated[bool, Parameter(help="Events that came too late, rather than dead letters.")] = False,
+    flags: Flags = _FLAGS,
+) -> int:
+    """How many are open by topic and reason, when they came, and one of each."""
+    from persona_stream.cli.dlq_command import run_list
+
+    return run_list(flags.load(), _wanted(reason, since, until), late=late)
+
+
+@dlq.command
+def show(
+    origin: Annotated[str, Parameter(help="As `dlq list` names it: TOPIC/PARTITION/OFFSET.")],
+    /,
+    *,
+    flags: Flags = _FLAGS,
+) -> int:
+    """One letter whole: why it was put aside, its key, headers and bytes."""
+    from persona_stream.cli.dlq_command import run_show
+
+    return run_show(flags.load(), origin)
+
+
+@dlq.command
+def replay(
+    *,
+    reason: Reasons = None,
+    origin: Annotated[list[str] | None, Parameter(help="Only this letter; may be repeated.")] = None,
+    since: Since = None,
+    until: Until = None,
+    rekey: Annotated[bool, Parameter(help="Give the right key to letters whose key was missing or wrong.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Only say how many.")] = False,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Publish letters again, as they were, to the topic they came from.
+
+    Once: what was published again is no longer open. What still can't be used
+    comes back as a new letter.
+    """
+    from persona_stream.cli.dlq_command import run_replay
+
+    return run_replay(flags.load(), _wanted(reason, since, until, origin), rekey=rekey, dry_run=dry_run)
+
+
+def _wanted(
+    reason: list[str] | None, since: datetime | None, until: datetime | None, origin: list[str] | None = None
+) -> "Wanted":
+    from persona_stream.cli.dlq import Wanted
+
+    return Wanted(frozenset(reason or ()), frozenset(origin or ()), _epoch_ms(since), _epoch_ms(until))
+
+
+def _epoch_ms(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _tie(supervised: bool) -> None:

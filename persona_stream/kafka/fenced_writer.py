@@ -94,10 +94,6 @@ class FencedWriter:
             await self._append(tp, owned, [mark])
         self._owned[tp] = owned
 
-    def release(self, topic: str, partition: int) -> None:
-        """Forget a partition; it can't be appended to until it is claimed again."""
-        self._owned.pop(TopicPartition(topic, partition), None)
-
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """Write records in order; returns when Kafka has all. Tries on while the partition has no leader.
 

@@ -19,6 +19,10 @@ NOT_RUN = {
         "it installs into the machine's own Python; test_demo.py runs what follows the installation"
     ),
     ("README.md", "python3 -m uv run pytest"): "it is this suite; .ci/run takes the command from there",
+    (
+        "docs/reliability.md",
+        "python3 -m uv run pytest tests/faults --fault-cycles 200 --timeout 3600 --write-reliability",
+    ): ("it takes most of an hour; its short form is part of this suite"),
     ("docs/operations.md", "export PERSONA_KAFKA=kafka:9092 PERSONA_REDIS_URL=redis://redis:6379/0"): _NO_ENGINE,
 }
 """(document, first line of the block) -> why."""
