@@ -18,6 +18,9 @@ from persona_stream.vocabulary.config import Settings
 # They report each rebalance, fetch and reconnect as INFO: noise while all is well.
 _NOISY = ("faust", "mode", "aiokafka", "kafka", "aiohttp", "asyncio")
 
+_COORDINATOR_COMES = (14, 15)
+"""Loading its groups, and not available: the client asks again."""
+
 
 def configure_logging(settings: Settings) -> None:
     """Send the logs of this process to standard error, as JSON lines unless that is a terminal (`log_json`)."""
@@ -49,6 +52,14 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(logging.INFO)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(_lower_if_asked_again)
+
+
+def _lower_if_asked_again(record: logging.LogRecord) -> bool:
+    """A coordinator that is not there yet (the first group of a new cluster makes Kafka set it up) is no error."""
+    if any(f"[Error {code}]" in record.getMessage() for code in _COORDINATOR_COMES):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 def _last_steps(*, as_json: bool) -> list[Processor]:

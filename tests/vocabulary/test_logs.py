@@ -14,6 +14,9 @@ configure_logging(Settings({setting}))
 log.info("started", port=8080)
 logging.getLogger("theirs").warning("slow: %d ms", 7)
 logging.getLogger("aiokafka.consumer").info("noise")
+coordinator = logging.getLogger("aiokafka.consumer.group_coordinator")
+coordinator.error("Group Coordinator Request failed: %s", "[Error 15] not available")
+coordinator.error("Group Coordinator Request failed: %s", "[Error 30] not authorized")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -29,7 +32,9 @@ def logged(setting: str) -> list[str]:
 
 
 def test_lines_are_json_where_standard_error_is_no_terminal() -> None:
-    ours, theirs, broke = map(json.loads, logged(""))
+    ours, theirs, coming, refused, broke = map(json.loads, logged(""))
+    # What is asked again and comes is no error; what is refused is.
+    assert (coming["level"], refused["level"]) == ("info", "error")
     assert (ours["event"], ours["level"], ours["logger"], ours["port"]) == ("started", "info", "ours", 8080)
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("slow: 7 ms", "warning", "theirs")
     assert broke["exception"].endswith("ZeroDivisionError: division by zero")
