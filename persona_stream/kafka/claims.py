@@ -81,7 +81,6 @@ async def claim(client: AIOKafkaClient, name: str, renewed: Producer | None = No
     Raises PartitionLostError where another has claimed the name since, KafkaError where Kafka refuses.
     """
     request = _InitProducerId(name, renewed or Producer(_NOT_CLAIMED, _NOT_CLAIMED))
-    told = False
     while True:
         try:
             node = await client.coordinator_lookup(CoordinationType.TRANSACTION, name)
@@ -101,8 +100,6 @@ async def claim(client: AIOKafkaClient, name: str, renewed: Producer | None = No
             if answer.error_code not in _COORDINATOR_MOVES:
                 raise for_code(answer.error_code)(name)
         # The first claim on a new cluster makes Kafka create a topic for the coordinator: a few tries are normal.
-        if not told:
-            logger.info("waiting for Kafka's transaction coordinator: %r", failure)
-            told = True
+        logger.debug("asking again to claim %s: %r", name, failure)
         await client.force_metadata_update()
         await asyncio.sleep(RETRY_S)

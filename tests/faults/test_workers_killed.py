@@ -146,7 +146,8 @@ async def test_two_to_four_workers_are_killed_paused_drained_and_joined(
                 free = min(set(range(SLOTS)) - crew.keys())
                 crew[free] = namespace.start_worker(f"slot-{free}")
             elif act == "drain" and len(crew) > 2:
-                assert await asyncio.to_thread(crew.pop(slot).terminate) == 0
+                # One that has only just been started has no handler yet, and nothing to drain.
+                assert await asyncio.to_thread(crew.pop(slot).terminate) in {0, -signal.SIGTERM}
             elif act == "pause":
                 # Shorter than the group waits: it goes on where it was. Longer ones have tests of their own.
                 crew[slot].pause()

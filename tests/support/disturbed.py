@@ -40,22 +40,24 @@ def load_for(cycles: int, *, seed: int) -> list[Record]:
 @asynccontextmanager
 async def under_load(namespace: Live, records: list[Record]) -> AsyncIterator[None]:
     """Publish chunk by chunk as long as the block runs."""
-    writer = BatchWriter(namespace.settings, client_id="load")
-    await writer.start()
-
-    async def publish() -> None:
-        for start in range(0, len(records), CHUNK_EVENTS):
-            chunk = records[start : start + CHUNK_EVENTS]
-            await writer.write_keyed(namespace.topics.events, chunk)
-            await asyncio.sleep(CHUNK_EVERY_S)
-
-    task = asyncio.create_task(publish())
+    task = asyncio.create_task(publish_in_chunks(namespace, records))
     try:
         yield
         assert not task.done(), "everything was published before the faults ended: they met no load"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def publish_in_chunks(namespace: Live, records: list[Record]) -> None:
+    """Publish at a pace at which every slice is small."""
+    writer = BatchWriter(namespace.settings, client_id="load")
+    await writer.start()
+    try:
+        for start in range(0, len(records), CHUNK_EVENTS):
+            await writer.write_keyed(namespace.topics.events, records[start : start + CHUNK_EVENTS])
+            await asyncio.sleep(CHUNK_EVERY_S)
+    finally:
         await writer.stop()
 
 

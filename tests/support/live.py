@@ -128,8 +128,8 @@ class Live(Struct):
 
     def _check_workers(self) -> None:
         for worker in self.workers:
-            # Those killed on purpose ended with a signal, those drained with 0.
-            assert worker.exit_code() in {None, 0, -9}, worker.log_tail()
+            # Those killed on purpose ended with a signal, those drained with 0, or by SIGTERM before they had started.
+            assert worker.exit_code() in {None, 0, -9, -15}, worker.log_tail()
         assert any(worker.exit_code() is None for worker in self.workers), "no worker is running"
 
 
