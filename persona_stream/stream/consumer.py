@@ -135,9 +135,9 @@ class BatchingConsumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Read again from the committed offsets; slices delivered before that don't count any more.
 
-        Faust seeks when recovery is done, with the flow on, and then empties the streams' queues: a slice that was
-        fetched meanwhile would be lost, and later ones committed past it. So the flow stands still, until Faust resumes
-        it right after; what a fetch still brings is dropped and sought again.
+        Faust seeks when recovery is done, and then empties the streams' queues: a slice that was fetched in between
+        would be lost, and later ones committed past it. So the flow stands still, until Faust resumes it right after;
+        what a fetch still brings is dropped and sought again.
         """
         self.stop_flow()
         self._trackers.clear()

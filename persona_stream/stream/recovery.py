@@ -42,6 +42,11 @@ class RecoveringApp(Protocol):
 class ChangelogRecovery(Recovery):
     """Replaces how Faust recovers; when it does, and what follows, stay Faust's."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._whole: set[TP] = set()
+        """Partitions read to their end, and this worker's ever since; a rebalance may cut a recovery off."""
+        super().__init__(*args, **kwargs)
+
     @Service.task
     async def _restart_recovery(self) -> None:
         while not await self.wait_for_stopped(self.signal_recovery_start):  # type: ignore[arg-type]
@@ -77,12 +82,15 @@ class ChangelogRecovery(Recovery):
         )
         await reader.start()
         try:
-            lost = await _changed_by_others(app.changelogs, reader, tables)
+            self._whole &= tables.keys()
+            self._whole -= await _changed_by_others(app.changelogs, reader, self._whole)
+            lost = sorted(tables.keys() - self._whole)
             mark = Record(OWNER_KEY, f"{platform.node()}:{os.getpid()}".encode())
             for tp in lost:
                 tables[tp].drop(tp.partition)
             await asyncio.gather(*(app.changelogs.claim(tp.topic, tp.partition, mark) for tp in lost))
             await self._read(reader, {tp: tables[tp] for tp in lost}, app.settings.stall_timeout_ms / 1000)
+            self._whole.update(lost)
         finally:
             await reader.stop()
 
@@ -155,13 +163,13 @@ class _Reading:
         return True
 
 
-async def _changed_by_others(writer: FencedWriter, reader: AIOKafkaConsumer, tps: Iterable[TP]) -> list[TP]:
+async def _changed_by_others(writer: FencedWriter, reader: AIOKafkaConsumer, tps: Iterable[TP]) -> set[TP]:
     """The partitions whose changelog does not end where this worker left it: state in memory is out of date."""
-    asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in sorted(tps)}
+    asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in tps}
     before = {tp: writer.end_offset(*tp) for tp in asked}
     ends = await reader.end_offsets(list(asked.values()))
     # Between the two questions this worker may have written.
-    return [tp for tp in asked if not 0 <= before[tp] <= ends[asked[tp]] <= writer.end_offset(*tp)]
+    return {tp for tp in asked if not 0 <= before[tp] <= ends[asked[tp]] <= writer.end_offset(*tp)}
 
 
 def _changelog_table(table: CollectionT) -> ChangelogTable[Any]:

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from support.cluster import admin_of, committed, end_offsets, read_all, read_table, until, write
+from support.cluster import admin_of, committed, end_offsets, members, read_all, read_table, until, write
 from support.processes import Process
-from support.tally import COUNT, changelog, source
+from support.tally import COUNT, HANGING, changelog, source
 
 from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, SYSTEM_KEYS, Progress, decode_progress
@@ -133,3 +133,38 @@ async def test_an_agent_can_set_and_delete_keys_like_in_any_faust_table(
     table = await read_table(settings.kafka, changelog(settings))
     assert {key for part in table.values() for key in part} == {b"a", b"b", *SYSTEM_KEYS}
     assert table[1][b"b"] == COUNT.encode(1)
+
+
+async def test_a_recovery_that_a_rebalance_cut_off_is_not_taken_for_done(
+    settings: Settings, start_tally: StartTally
+) -> None:
+    records = {partition: [Record(f"k{n}".encode(), b"x") for n in range(KEYS)] for partition in (0, 1)}
+    await write(settings, source(settings), records)
+    worker = start_tally()
+    await _until_all(settings, worker, 1)
+    assert worker.terminate() == 0
+
+    interrupted = start_tally("interrupted")
+
+    async def hangs() -> bool:
+        return HANGING in interrupted.log.read_text()
+
+    await until(hangs, within_s=WITHIN_S, what="the recovery cut off", check=interrupted.check_alive)
+    # A second worker takes one partition; the first keeps the other, which it has claimed but not read.
+    second = start_tally()
+
+    async def two_members() -> bool:
+        return len(await members(settings.kafka, f"{settings.namespace}-worker")) == 2
+
+    await until(two_members, within_s=WITHIN_S, what="two workers", check=second.check_alive)
+    await write(settings, source(settings), records)
+    await _until_all(settings, interrupted, 2)
+
+
+async def _until_all(settings: Settings, worker: Process, count: int) -> None:
+    async def reached() -> bool:
+        table = await read_table(settings.kafka, changelog(settings))
+        found = [{key: value for key, value in table.get(p, {}).items() if key not in SYSTEM_KEYS} for p in (0, 1)]
+        return all(len(part) == KEYS and set(part.values()) == {COUNT.encode(count)} for part in found)
+
+    await until(reached, within_s=WITHIN_S, what=f"every key counted {count} times", check=worker.check_alive)

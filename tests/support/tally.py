@@ -1,11 +1,13 @@
 """A small worker for the tests of batched delivery: it counts records by key, and journals every slice it gets.
 
-    python -m support.tally fold|setitem
+    python -m support.tally fold|setitem|interrupted
 
-`fold` runs through the worker's own way of applying slices; `setitem` is an agent that writes `table[key] = value`.
+`fold` runs through the worker's own way of applying slices; `setitem` is an agent that writes `table[key] = value`;
+`interrupted` is `fold` with a first recovery that only a rebalance ends.
 Values that it obeys: `forget` deletes the key, `raise` raises, `hang` never comes back.
 """
 
+import asyncio
 import sys
 import threading
 from collections import Counter
@@ -19,6 +21,7 @@ from faust.types import StreamT
 from agents.emissions import Emissions
 from persona_stream.stream.consumer import SliceSchema
 from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.recovery import ChangelogRecovery
 from persona_stream.stream.slices import Slice
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary.config import Settings
@@ -101,10 +104,24 @@ def _run_setitem(settings: Settings) -> None:
     faust.Worker(app, loglevel="WARN").execute_from_commandline()
 
 
+def _hang_in_the_first_recovery() -> None:
+    """Partitions are claimed, and nothing of them is read, until a rebalance comes."""
+    read = ChangelogRecovery._read
+
+    async def hang(self: ChangelogRecovery, *_: Any) -> None:
+        ChangelogRecovery._read = read  # type: ignore[method-assign]
+        print(HANGING, file=sys.stderr, flush=True)
+        await asyncio.Event().wait()
+
+    ChangelogRecovery._read = hang  # type: ignore[method-assign]
+
+
 def main(mode: str) -> Any:
     """Run until stopped."""
     settings = Settings.load()
     configure_logging(settings)
+    if mode == "interrupted":
+        _hang_in_the_first_recovery()
     if mode == "setitem":
         return _run_setitem(settings)
     return run_worker(settings, [AgentSpec(TABLE, source(settings), COUNT, Tally(settings))])
