@@ -49,10 +49,13 @@ async def _run(settings: Settings, specs: list[AgentSpec] | None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     health = await _start_health(app, settings)
+    crashed = True
     try:
         crashed = await _serve_until(app, stop)
-    finally:
-        await health.cleanup()
+    except (Exception, asyncio.CancelledError):
+        # A process that stayed would keep its health server and do nothing: whatever went wrong, it ends.
+        logger.exception("the worker broke")
+    await health.cleanup()
     # Faust's consumer runs in a thread that outlives a crash in the middle of its start: nothing is left to wait for.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -74,12 +77,21 @@ async def _serve_until(app: WorkerApp, stop: asyncio.Event) -> bool:
             task.cancel()
     except Exception:
         logger.exception("the worker could not start")
-    try:
-        await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        logger.error("the worker did not drain in %s s; what it had not finished is delivered again", STOP_TIMEOUT_S)
-        crashed = True
-    return crashed
+    return await _failed_to_stop(app) or crashed
+
+
+async def _failed_to_stop(app: WorkerApp) -> bool:
+    """Drain; True if that failed or took too long: what was not finished is delivered again."""
+    # Not wait_for: it waits for what it cancels, and Faust, while it stops, may neither end nor be cancelled.
+    stopping = asyncio.ensure_future(app.stop())
+    await asyncio.wait([stopping], timeout=STOP_TIMEOUT_S)
+    if not stopping.done():
+        logger.error("the worker did not drain in %s s", STOP_TIMEOUT_S)
+        return True
+    error = asyncio.CancelledError() if stopping.cancelled() else stopping.exception()
+    if error is not None:
+        logger.error("the worker did not drain: %r", error)
+    return error is not None
 
 
 async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
@@ -103,7 +115,7 @@ async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
     health.router.add_get("/livez", livez)
     health.router.add_get("/readyz", readyz)
     health.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(health)
+    runner = web.AppRunner(health, shutdown_timeout=1.0)
     await runner.setup()
     if settings.worker_port:
         await web.TCPSite(runner, settings.http_host, settings.worker_port).start()

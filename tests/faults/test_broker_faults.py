@@ -72,9 +72,11 @@ async def test_a_broker_paused_for_longer_than_the_session_timeout(
         assert await _livez(namespace) == 200
         assert broker.pid is not None
         os.kill(broker.pid, signal.SIGSTOP)
-        await asyncio.sleep(PAUSED_S)
-        assert await _livez(namespace) == 503
-        os.kill(broker.pid, signal.SIGCONT)
+        try:
+            await asyncio.sleep(PAUSED_S)
+            assert await _livez(namespace) == 503
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
         await namespace.until_goes_on()
     await namespace.until_applied()
     await assert_state_is_exact(namespace)

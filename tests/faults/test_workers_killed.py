@@ -44,7 +44,7 @@ async def test_kills_in_mid_stream_leave_the_state_of_an_undisturbed_run(
             worker = disturbed.start_worker("only")
             await until_folding(disturbed, worker)
             # Anywhere in what follows, be it a fetch, a fold or a write.
-            await asyncio.sleep(0.5 * random_.random())
+            await asyncio.sleep(random_.random())
             worker.kill()
         disturbed.start_worker("only")
     await disturbed.until_applied()

@@ -10,7 +10,7 @@ import orjson
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.messages import decode_example
-from support.cluster import end_offsets, read_all, until, write
+from support.cluster import read_all, until, write
 from support.live import Live, decoded
 from support.logs import shopping
 from support.oracle import expected_tables
@@ -62,12 +62,11 @@ async def publish_in_chunks(namespace: Live, records: list[Record]) -> None:
 
 
 async def until_folding(namespace: Live, worker: Process) -> None:
-    """Wait until a table's changelog grows: the worker is in the middle of its work."""
-    kafka, topic = namespace.settings.kafka, namespace.topics.changelog("users")
-    before = await end_offsets(kafka, topic)
+    """Wait until more events are committed: the worker is in the middle of its work, not in its recovery."""
+    before = await namespace.events_committed()
 
     async def grown() -> bool:
-        return await end_offsets(kafka, topic) != before
+        return await namespace.events_committed() != before
 
     await until(grown, within_s=WITHIN_S, what="events folded", check=worker.check_alive)
 

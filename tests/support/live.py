@@ -58,19 +58,22 @@ class Live(Struct):
         self.workers.append(worker)
         return worker
 
+    async def events_committed(self) -> dict[int, int]:
+        """Committed offsets of the events topic, by partition."""
+        return await committed(self.settings.kafka, self.group, self.topics.events)
+
     async def until_goes_on(self) -> None:
-        """Wait until each partition of the users table changes; a worker that ended with 1 is started again, as a
+        """Wait until more events of each partition are committed; a worker that ended with 1 is started again, as a
         supervisor would."""
-        kafka, topic = self.settings.kafka, self.topics.changelog("users")
-        before = await end_offsets(kafka, topic)
+        before = await self.events_committed()
 
         async def all_grown() -> bool:
             for worker in [worker for worker in self.workers if worker.exit_code() == 1]:
                 self.workers.remove(worker)
                 self.restarts += 1
                 self.start_worker()
-            ends = await end_offsets(kafka, topic)
-            return all(ends[partition] > before[partition] for partition in before)
+            now = await self.events_committed()
+            return all(now.get(p, 0) > before.get(p, 0) for p in range(self.settings.partitions))
 
         await until(all_grown, within_s=WITHIN_S, what="all partitions folded", check=self._check_workers)
 
