@@ -81,7 +81,11 @@ async def test_sigterm_drains_and_commits_just_what_was_applied(make_live: MakeL
     namespace = await prepared(make_live)
     await write_keyed(namespace.settings, namespace.topics.events, shopping_records(20_000, seed=2))
     worker = namespace.start_worker()
-    await until_folding(namespace, worker)
+
+    async def has_begun() -> bool:
+        return bool(await namespace.progress("users"))
+
+    await until(has_begun, within_s=WITHIN_S, what="the first slice applied", check=worker.check_alive)
     started_s = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - started_s < 20
