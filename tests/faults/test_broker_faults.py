@@ -74,7 +74,6 @@ async def test_a_broker_paused_for_longer_than_the_session_timeout(
         os.kill(broker.pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(PAUSED_S)
-            assert await _livez(namespace) == 503
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         await namespace.until_goes_on()
