@@ -7,6 +7,8 @@ from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.topics import Topics
 
+REASON, KEY, MESSAGE = "persona.reason", "persona.key", "__streams.errors.message"
+"""Headers of what was put aside: why, the record's key, and why in words."""
 FORWARDED = "persona.forwarded"
 """Header of a record sent on to its key's partition: `partition/offset` it came from."""
 
@@ -56,10 +58,10 @@ class Emissions:
         headers = [
             # Without where it was sent on from: published again, it is a new record.
             *(header for header in record.headers if header[0] != FORWARDED),
-            ("persona.reason", reason.encode()),
-            ("persona.key", record.key or b""),
+            (REASON, reason.encode()),
+            (KEY, record.key or b""),
             ("__streams.errors.exception", b"EventError"),
-            ("__streams.errors.message", message.encode()),
+            (MESSAGE, message.encode()),
             ("__streams.errors.topic", part.topic.encode()),
             ("__streams.errors.partition", str(part.partition).encode()),
             ("__streams.errors.offset", str(record.offset).encode()),

@@ -191,7 +191,7 @@ class Paning:
 
 def run(job: Job) -> Report:
     """Fold the job's topic; the result is read back from the changelogs."""
-    settings = _settings(job)
+    settings = settings_of(job)
     topics, watch = Topics(job.run_id), Stopwatch()
     seen, learner = Seen(watch), w.new_learner(job.workload)
     if job.workload == "w1":
@@ -214,7 +214,7 @@ def run(job: Job) -> Report:
 
 def recover(job: Job) -> Recovered:
     """Start a worker on what `run` left, until it is ready."""
-    settings = _settings(job)
+    settings = settings_of(job)
     uvloop.run(_recover(build_app(settings, [_counting(job, Seen(Stopwatch()))]), settings))
     return Recovered(metrics.RECOVERY_SECONDS._value.get(), int(metrics.RECOVERED_RECORDS._value.get()))
 
@@ -222,11 +222,12 @@ def recover(job: Job) -> Recovered:
 async def _recover(app: WorkerApp, settings: Settings) -> None:
     (settings.home / "worker").mkdir(parents=True, exist_ok=True)
     await app.start()
-    await app.tables.recovery.completed.wait()  # type: ignore[attr-defined]
+    await app.tables.recovery.completed.wait()  # type: ignore[attr-defined]  # not in Faust's interface
     await app.stop()
 
 
-def _settings(job: Job) -> Settings:
+def settings_of(job: Job) -> Settings:
+    """The product's settings for a job."""
     place = {"namespace": job.run_id, "partitions": job.partitions, "home": Path(job.state_dir)}
     return Settings.load({"kafka": job.bootstrap, **place}, env={})
 

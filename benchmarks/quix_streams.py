@@ -68,7 +68,7 @@ class Countdown:
 
 
 def recover(job: Job) -> Recovered:
-    """Start on what `run` left, until Quix resumes processing. Its log line at the end of a recovery has no times."""
+    """Start on what `run` left, until Quix resumes processing."""
     app = _application(job)
     manager = app._state_manager
     do_recovery = manager.do_recovery
@@ -82,7 +82,7 @@ def recover(job: Job) -> Recovered:
         done.elapsed_s = perf_counter() - started_s
         app.stop()
 
-    manager.do_recovery = timed  # type: ignore[method-assign]
+    manager.do_recovery = timed  # type: ignore[method-assign]  # there is no other hook
 
     def count(raw: bytes, state: State[str, Any]) -> None:
         state.set("s", w.count_event(state.get("s"), w.decode(raw)))

@@ -19,7 +19,8 @@ from rich.table import Table
 from benchmarks.contract import Job, Recovered, Report
 from benchmarks.data import LogSpec, publish
 from benchmarks.execute import delete_topics, in_own_process
-from benchmarks.run import RESULTS, broker
+from benchmarks.report import keep
+from benchmarks.run import broker
 
 ENGINES = {"ours": "ours_persona", "quix": "quix_streams"}
 REPLICA = "replica_catch_up"
@@ -91,11 +92,7 @@ def main() -> None:
         finally:
             asyncio.run(delete_topics(bootstrap, run_id))
     show(runs, console)
-    path = RESULTS / "recovery.json"
-    path.write_bytes(
-        msgspec.json.format(msgspec.json.encode(Results(started_at.isoformat(), args.events, runs)), indent=1)
-    )
-    console.print(f"kept: {path}")
+    console.print(f"kept: {keep(Results(started_at.isoformat(), args.events, runs), 'recovery')}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ one record for every key that a slice changed.
 import asyncio
 import gc
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
 
 import uvloop
@@ -16,6 +15,7 @@ from agents.interactions import Interactions
 from agents.items import Items
 from benchmarks.contract import Job, KeyedResult, Recovered, Report
 from benchmarks.data import LogSpec, generate
+from benchmarks.ours_persona import settings_of
 from persona_stream.backfill import LogRecord
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.writer import BatchWriter, Record
@@ -38,7 +38,7 @@ POLL_S = 0.01
 def run(job: Job) -> Report:
     """Fold events into users and items, and write their changelogs."""
     started_s = perf_counter()
-    uvloop.run(_write(job, _settings(job)))
+    uvloop.run(_write(job, settings_of(job)))
     return Report(perf_counter() - started_s, KeyedResult())
 
 
@@ -78,7 +78,7 @@ def _slice(records: list[LogRecord], partition: int, ends: list[int], which: int
 def recover(job: Job) -> Recovered:
     """Start a replica until it has caught up, with the garbage collector set as in the server."""
     gc.set_threshold(YOUNG_OBJECTS)
-    return uvloop.run(_recover(_settings(job)))
+    return uvloop.run(_recover(settings_of(job)))
 
 
 async def _recover(settings: Settings) -> Recovered:
@@ -92,8 +92,3 @@ async def _recover(settings: Settings) -> Recovered:
     done = Recovered(perf_counter() - started_s, replica.records_read)
     await replica.stop()
     return done
-
-
-def _settings(job: Job) -> Settings:
-    place = {"namespace": job.run_id, "partitions": job.partitions, "home": Path(job.state_dir)}
-    return Settings.load({"kafka": job.bootstrap, **place}, env={})

@@ -15,6 +15,7 @@ from benchmarks.execute import Run
 from benchmarks.registry import CONTENDERS, OURS
 from benchmarks.workloads import WORKLOADS, Workload
 
+RESULTS = Path(__file__).resolve().parent / "results"
 TITLES: dict[Workload, str] = {
     "w1": "W1 keyed state",
     "w2": "W2 hopping windows, user + item",
@@ -100,10 +101,10 @@ def results(name: str, started_at: str, kafka: str, log: LogSpec, runs: list[Run
     )
 
 
-def keep(found: Results, folder: Path) -> Path:
-    """Write ``<folder>/<name>.json`` and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found.name}.json"
+def keep(found: msgspec.Struct, name: str) -> Path:
+    """Write ``benchmarks/results/<name>.json`` and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     return path
 

@@ -26,7 +26,6 @@ from benchmarks.registry import CONTENDERS, Contender
 from benchmarks.report import keep, results, show
 from persona_stream.broker import EmbeddedBroker
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CACHE = Path(__file__).resolve().parent.parent / ".persona" / "cache"
 QUICK_EVENTS = 20_000
 FILE_WIDTH = 140
@@ -143,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
             asyncio.run(delete_topics(bootstrap, run_id))
     found = results(args.name or f"stream-{started_at:%Y-%m-%dT%H%M%SZ}", started_at.isoformat(), kafka, spec, runs)
     show(found, console)
-    console.print(f"kept: {keep(found, RESULTS)}")
+    console.print(f"kept: {keep(found, found.name)}")
     return int(any(row.problem for row in found.rows))
 
 

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.data import LogSpec, generate
 from benchmarks.http_load import ClosedLoop, OpenLoop, percentile
+from benchmarks.report import keep
 from models.registry import Registry
 from persona_stream.cli.running import server_url
 from persona_stream.cli.stream_progress import until_applied
@@ -42,7 +43,6 @@ from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CANDIDATES = 100
 BODIES = 500
 CLIENTS = 8
@@ -85,8 +85,7 @@ def main() -> None:
         with embedded_kafka(with_free_ports(wished, console.print), lambda _: None) as kafka:
             found = asyncio.run(_measure(kafka, args.events, args.seconds, Path(folder), console))
     show(found)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{args.name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    keep(found, args.name)
 
 
 async def _measure(kafka: Kafka, events: int, seconds: float, folder: Path, console: Console) -> Serving:

@@ -1,9 +1,10 @@
-"""What the whole suite shares: one real Kafka, started when the first test asks for it."""
+"""What the whole suite shares: one real Kafka, started when the first test asks for it, and namespaces with workers."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.live import MakeLive, live
 
 from persona_stream.broker import EmbeddedBroker
 
@@ -25,3 +26,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, jar_cache: Path) -> Iterator
     """Bootstrap address (`127.0.0.1:PORT`) of this session's Kafka; each test names its own topics."""
     with EmbeddedBroker(tmp_path_factory.mktemp("kafka"), port=0, cache_dir=jar_cache) as broker:
         yield broker.bootstrap
+
+
+@pytest.fixture
+def make_live(kafka: str, tmp_path: Path) -> Iterator[MakeLive]:
+    """`make_live()` gives a new namespace; its workers end with the test."""
+    with live(kafka, tmp_path) as make:
+        yield make

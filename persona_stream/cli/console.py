@@ -1,6 +1,7 @@
 """What a person at the terminal sees: results on standard output, everything else on standard error."""
 
 import logging
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,11 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def quiet_libraries() -> None:
     """Keep the Kafka client's own log lines off the terminal: commands report what failed in one line."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+def utc(epoch_ms: int) -> str:
+    """A time as commands print it."""
+    return datetime.fromtimestamp(epoch_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def print_table(headings: list[str], rows: list[list[str]], *, right: frozenset[str] = frozenset()) -> None:

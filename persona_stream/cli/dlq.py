@@ -4,12 +4,13 @@ A letter's key is its origin, so one that was put aside twice counts once. What 
 same topic: a later record of the same key, with the header `persona.replayed` and no value.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from aiokafka import ConsumerRecord
 from msgspec import Struct
 
+from agents.emissions import KEY, MESSAGE, REASON
 from models.topic_reader import read_topic
 from persona_stream.cli.publish import KINDS
 from persona_stream.kafka.writer import BatchWriter, Header, Record
@@ -32,8 +33,13 @@ class Letter(Struct, frozen=True):
     put_aside_ms: int
     place: tuple[int, int]
 
+    @property
+    def topic(self) -> str:
+        """The topic that the record came from."""
+        return self.origin.rsplit("/", 2)[0]
 
-Take = Callable[[Sequence[tuple[Letter, ConsumerRecord]]], Awaitable[None]]
+
+Pairs = list[tuple[Letter, ConsumerRecord]]
 
 
 class Wanted(Struct, frozen=True):
@@ -66,7 +72,7 @@ async def open_letters(settings: Settings, topic: str, wanted: Wanted) -> list[L
     async for records in read_topic(settings, topic):
         for record in records:
             origin = (record.key or b"").decode(errors="replace")
-            if _header(record, REPLAYED):
+            if header(record, REPLAYED):
                 found[origin] = None
             elif origin not in found:
                 found[origin] = _letter(origin, record)
@@ -74,13 +80,13 @@ async def open_letters(settings: Settings, topic: str, wanted: Wanted) -> list[L
     return sorted(letters, key=lambda letter: (letter.put_aside_ms, letter.origin))
 
 
-async def contents(settings: Settings, topic: str, letters: Sequence[Letter], take: Take) -> None:
-    """Hand the records of letters over, by the batch: memory holds no more than one."""
+async def contents(settings: Settings, topic: str, letters: Sequence[Letter]) -> AsyncIterator[Pairs]:
+    """The records of letters, by the batch: memory holds no more than one."""
     places = {letter.place: letter for letter in letters}
     async for records in read_topic(settings, topic):
         pairs = [(places[at], r) for r in records if (at := (r.partition, r.offset)) in places]
         if pairs:
-            await take(pairs)
+            yield pairs
 
 
 class Replay:
@@ -93,28 +99,25 @@ class Replay:
         self._topics = Topics(settings.namespace)
         self._writer = writer
         self._rekey = rekey
-        self.published = 0
 
-    async def take(self, pairs: Sequence[tuple[Letter, ConsumerRecord]]) -> None:
+    async def publish(self, pairs: Pairs) -> None:
         """Publish a batch, and mark it."""
         by_topic: dict[str, list[Record]] = {}
         for letter, record in pairs:
-            topic = letter.origin.rsplit("/", 2)[0]
-            again = Record(self._key(letter, topic, record), record.value, original_headers(record))
-            by_topic.setdefault(topic, []).append(again)
+            again = Record(self._key(letter, record), record.value, original_headers(record))
+            by_topic.setdefault(letter.topic, []).append(again)
         for topic, records in by_topic.items():
             await self._writer.write_keyed(topic, records)
         marks = [Record(letter.origin.encode(), None, [(REPLAYED, b"1")]) for letter, _ in pairs]
         await self._writer.write_keyed(self._topics.deadletter, marks)
-        self.published += len(pairs)
 
-    def _key(self, letter: Letter, topic: str, record: ConsumerRecord) -> bytes:
+    def _key(self, letter: Letter, record: ConsumerRecord) -> bytes:
         if letter.reason in _REKEYED and self._rekey:
-            kind = next(kind for kind in KINDS.values() if kind.topic(self._topics) == topic)
+            kind = next(kind for kind in KINDS.values() if kind.topic(self._topics) == letter.topic)
             with suppress(EventError):
                 key: str = getattr(kind.parse(record.value), kind.key_field)
                 return key.encode()
-        return _header(record, "persona.key")
+        return header(record, KEY)
 
 
 def original_headers(record: ConsumerRecord) -> list[Header]:
@@ -125,12 +128,13 @@ def original_headers(record: ConsumerRecord) -> list[Header]:
 def _letter(origin: str, record: ConsumerRecord) -> Letter:
     return Letter(
         origin=origin,
-        reason=_header(record, "persona.reason").decode(errors="replace"),
-        message=_header(record, "__streams.errors.message").decode(errors="replace"),
+        reason=header(record, REASON).decode(errors="replace"),
+        message=header(record, MESSAGE).decode(errors="replace"),
         put_aside_ms=record.timestamp,
         place=(record.partition, record.offset),
     )
 
 
-def _header(record: ConsumerRecord, name: str) -> bytes:
+def header(record: ConsumerRecord, name: str) -> bytes:
+    """The value of a header, empty where there is none."""
     return next((value for held, value in record.headers if held == name), b"")

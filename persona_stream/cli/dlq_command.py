@@ -1,14 +1,13 @@
 """`persona-stream dlq`: what was put aside and why, and publishing it again once the cause is mended."""
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from aiokafka import ConsumerRecord
 
+from agents.emissions import KEY
 from persona_stream.cli.cluster import reachable
-from persona_stream.cli.console import err, out, print_table, quiet_libraries
-from persona_stream.cli.dlq import Letter, LetterError, Replay, Wanted, contents, open_letters, original_headers
+from persona_stream.cli.console import err, out, print_table, quiet_libraries, utc
+from persona_stream.cli.dlq import Letter, LetterError, Replay, Wanted, contents, header, open_letters, original_headers
 from persona_stream.cli.running import connected
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
@@ -26,11 +25,8 @@ def run_list(settings: Settings, wanted: Wanted, *, late: bool) -> int:
         return 0
     groups: dict[tuple[str, str], list[Letter]] = {}
     for letter in letters:
-        groups.setdefault((letter.origin.rsplit("/", 2)[0], letter.reason), []).append(letter)
-    rows = [
-        [topic, reason, f"{len(group):,}", _time(group[0]), _time(group[-1]), group[-1].origin, group[-1].message]
-        for (topic, reason), group in sorted(groups.items(), key=lambda entry: -len(entry[1]))
-    ]
+        groups.setdefault((letter.topic, letter.reason), []).append(letter)
+    rows = [_row(group) for group in sorted(groups.values(), key=lambda group: -len(group))]
     headings = ["topic", "reason", "letters", "first", "last", "the last one", "why"]
     print_table(headings, rows, right=frozenset({"letters"}))
     return 0
@@ -41,11 +37,10 @@ def run_show(settings: Settings, origin: str) -> int:
     quiet_libraries()
     letter, record = asyncio.run(_one(connected(settings), origin))
     out.print(f"origin   {letter.origin}\nreason   {letter.reason}: {letter.message}", markup=False)
-    out.print(f"aside    {_time(letter)}")
+    out.print(f"aside    {utc(letter.put_aside_ms)}")
     for name, value in original_headers(record):
         out.print(f"header   {name}: {_printable(value)}", markup=False)
-    key = next((value for name, value in record.headers if name == "persona.key"), b"")
-    out.print(f"key      {_printable(key) or '(none)'}", markup=False)
+    out.print(f"key      {_printable(header(record, KEY)) or '(none)'}", markup=False)
     raw = record.value or b""
     out.print(f"value    {len(raw):,} bytes\n{_printable(raw[:SHOWN_BYTES])}", markup=False)
     return 0
@@ -70,36 +65,36 @@ async def _open(settings: Settings, wanted: Wanted, *, late: bool) -> list[Lette
 
 async def _one(settings: Settings, origin: str) -> tuple[Letter, ConsumerRecord]:
     topics = Topics(settings.namespace)
-    found: list[tuple[Letter, ConsumerRecord]] = []
-
-    async def keep(pairs: Sequence[tuple[Letter, ConsumerRecord]]) -> None:
-        found.extend(pairs)
-
     async with reachable(settings):
         for topic in (topics.deadletter, topics.late):
             letters = await open_letters(settings, topic, Wanted(origins=frozenset({origin})))
             if letters:
-                await contents(settings, topic, letters, keep)
+                found = [pair async for pairs in contents(settings, topic, letters) for pair in pairs]
                 return found[0]
     raise LetterError(f"no open letter has the origin {origin}.", hint="`persona-stream dlq list` names some.")
 
 
 async def _replay(settings: Settings, wanted: Wanted, *, rekey: bool, dry_run: bool) -> tuple[list[Letter], int]:
     letters = await _open(settings, wanted, late=False)
+    published = 0
     if dry_run or not letters:
-        return letters, 0
+        return letters, published
     writer = BatchWriter(settings, client_id="persona-dlq")
     await writer.start()
     try:
         replay = Replay(settings, writer, rekey=rekey)
-        await contents(settings, Topics(settings.namespace).deadletter, letters, replay.take)
+        async for pairs in contents(settings, Topics(settings.namespace).deadletter, letters):
+            await replay.publish(pairs)
+            published += len(pairs)
     finally:
         await writer.stop()
-    return letters, replay.published
+    return letters, published
 
 
-def _time(letter: Letter) -> str:
-    return datetime.fromtimestamp(letter.put_aside_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+def _row(group: list[Letter]) -> list[str]:
+    first, last = group[0], group[-1]
+    times = [utc(first.put_aside_ms), utc(last.put_aside_ms)]
+    return [last.topic, last.reason, f"{len(group):,}", *times, last.origin, last.message]
 
 
 def _printable(raw: bytes) -> str:

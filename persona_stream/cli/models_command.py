@@ -1,14 +1,13 @@
 """`persona-stream models`: the versions of rankers, and which one is served."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
 
 from models.registry import Registry, RegistryState
 from persona_stream.cli.cluster import reachable
-from persona_stream.cli.console import err, out, print_table, quiet_libraries
+from persona_stream.cli.console import err, out, print_table, quiet_libraries, utc
 from persona_stream.cli.running import connected
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import ModelRecord
@@ -77,9 +76,15 @@ def _by_age(state: RegistryState, name: str) -> list[ModelRecord]:
 
 
 def _row(state: RegistryState, record: ModelRecord) -> list[str]:
-    created = datetime.fromtimestamp(record.created_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     live = "live" if state.live.get(record.name) == record.version else ""
-    return [record.name, record.version, live, created, f"{len(record.onnx):,} B", _metrics(record.metadata)]
+    return [
+        record.name,
+        record.version,
+        live,
+        utc(record.created_ms),
+        f"{len(record.onnx):,} B",
+        _metrics(record.metadata),
+    ]
 
 
 def _metrics(metadata: dict[str, str]) -> str:

@@ -48,7 +48,7 @@ class _InitProducerIdResponse(Response):  # type: ignore[misc]  # aiokafka is un
     )
 
 
-class _InitProducerIdStruct(RequestStruct):  # type: ignore[misc]
+class _InitProducerIdStruct(RequestStruct):  # type: ignore[misc]  # aiokafka is untyped
     FLEXIBLE_VERSION = True
     API_KEY = 22
     API_VERSION = 3
@@ -62,7 +62,7 @@ class _InitProducerIdStruct(RequestStruct):  # type: ignore[misc]
     )
 
 
-class _InitProducerId(Request[_InitProducerIdStruct]):  # type: ignore[misc]
+class _InitProducerId(Request[_InitProducerIdStruct]):  # type: ignore[misc]  # aiokafka is untyped
     """Version 3 (Kafka 2.5): unlike aiokafka's own version 0 it can say which claim it renews."""
 
     API_KEY: ClassVar[int] = 22
@@ -88,17 +88,17 @@ async def claim(client: AIOKafkaClient, name: str, renewed: Producer | None = No
         except KafkaError as error:
             if not error.retriable:
                 raise
-            failure: object = error
+            failure: KafkaError = error
         else:
             if answer.error_code == 0:
                 return Producer(answer.producer_id, answer.producer_epoch)
             if answer.error_code in _SUPERSEDED:
                 raise PartitionLostError(f"{name} was claimed by another worker.")
-            failure = for_code(answer.error_code)(name)
             if answer.error_code == _NO_ACL:
                 raise KafkaError(f"no right to claim {name}: grant Describe and Write on this transactional id")
+            failure = for_code(answer.error_code)(name)
             if answer.error_code not in _COORDINATOR_MOVES:
-                raise for_code(answer.error_code)(name)
+                raise failure
         # The first claim on a new cluster makes Kafka create a topic for the coordinator: a few tries are normal.
         logger.debug("asking again to claim %s: %r", name, failure)
         await client.force_metadata_update()

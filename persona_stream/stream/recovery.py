@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError
@@ -49,7 +49,7 @@ class ChangelogRecovery(Recovery):
 
     @Service.task
     async def _restart_recovery(self) -> None:
-        while not await self.wait_for_stopped(self.signal_recovery_start):  # type: ignore[arg-type]
+        while not await self.wait_for_stopped(self.signal_recovery_start):  # type: ignore[arg-type]  # as Faust does
             self.signal_recovery_start.clear()
             generation_id = self._generation_id
             self._set_recovery_started()
@@ -72,7 +72,7 @@ class ChangelogRecovery(Recovery):
         """Nothing to do: `_read` tells how far it is."""
 
     async def _recover(self) -> None:
-        app: RecoveringApp = self.app  # type: ignore[assignment]
+        app = cast(RecoveringApp, self.app)
         tables: dict[TP, ChangelogTable[Any]] = {tp: _changelog_table(self.tp_to_table[tp]) for tp in self.active_tps}
         reader = AIOKafkaConsumer(
             group_id=None,

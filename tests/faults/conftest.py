@@ -1,18 +1,9 @@
-"""Namespaces of their own with real workers, how long loops are, and what was tried."""
+"""How long loops of faults are, and what was tried."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from support.ledger import Ledger
-from support.live import Live, live
-
-
-@pytest.fixture
-def make_live(kafka: str, tmp_path: Path) -> Iterator[Callable[[], Live]]:
-    """`make_live()` gives a new namespace; its workers end with the test."""
-    with live(kafka, tmp_path) as make:
-        yield make
 
 
 @pytest.fixture

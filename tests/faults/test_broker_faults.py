@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -15,14 +15,13 @@ from support.disturbed import (
     until_folding,
 )
 from support.ledger import Ledger
-from support.live import Live, live, prepared
+from support.live import Live, MakeLive, live, prepared
 
 from persona_stream.broker import EmbeddedBroker
 from persona_stream.cli.probe import any_free_port
 
 pytestmark = pytest.mark.faults
 
-MakeLive = Callable[[], Live]
 PAUSED_S = 12.0
 """Longer than the group's session timeout, 8 s."""
 

@@ -5,14 +5,13 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import orjson
 import pytest
 from support.cluster import read_all
 from support.disturbed import WITHIN_S, assert_state_is_exact, publish_in_chunks
 from support.ledger import Ledger
-from support.live import Live, prepared
+from support.live import MakeLive, prepared
 from support.logs import DAY_MS, HOUR_MS, T0_MS, event, shopping
 
 from persona_stream.kafka.writer import Record
@@ -23,8 +22,6 @@ GOOD = 8_000
 RETRIED, LATE, FUTURE, BROKEN = 400, 150, 100, 100
 FIRST_LATE_AT = 1_000
 """By then each partition's watermark is more than the allowed lateness past the beginning."""
-
-MakeLive = Callable[[], Live]
 
 
 def _messy(random_: random.Random) -> list[Record]:

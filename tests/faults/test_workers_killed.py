@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from support.cluster import bury, committed, members, read_all, until, write_keyed
@@ -21,11 +20,9 @@ from support.disturbed import (
     until_folding,
 )
 from support.ledger import Ledger
-from support.live import Live, prepared
+from support.live import Live, MakeLive, prepared
 
 pytestmark = pytest.mark.faults
-
-MakeLive = Callable[[], Live]
 
 
 async def test_kills_in_mid_stream_leave_the_state_of_an_undisturbed_run(

@@ -1,7 +1,6 @@
 """Workers paused for longer than their group waits: what they do when they wake up changes nothing."""
 
 import signal
-from collections.abc import Callable
 
 import pytest
 from support.cluster import until
@@ -13,11 +12,9 @@ from support.disturbed import (
     until_folding,
 )
 from support.ledger import Ledger
-from support.live import Live, prepared
+from support.live import MakeLive, prepared
 
 pytestmark = pytest.mark.faults
-
-MakeLive = Callable[[], Live]
 
 
 @pytest.mark.parametrize("write", ["users-changelog", "items-changelog", "item-events"])

@@ -48,6 +48,6 @@ class _DoomedFencedWriter(FencedWriter):
 
 if __name__ == "__main__":
     fate = _Fate()
-    app.BatchWriter = _DoomedWriter  # type: ignore[misc]
-    app.FencedWriter = _DoomedFencedWriter  # type: ignore[misc]
+    app.BatchWriter = _DoomedWriter  # type: ignore[misc]  # the fault is put in where the app looks
+    app.FencedWriter = _DoomedFencedWriter  # type: ignore[misc]  # the fault is put in where the app looks
     run_worker(Settings.load())

@@ -136,8 +136,11 @@ class Live(Struct):
         assert any(worker.exit_code() is None for worker in self.workers), "no worker is running"
 
 
+MakeLive = Callable[[], Live]
+
+
 @contextmanager
-def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator["Callable[[], Live]"]:
+def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator[MakeLive]:
     """`make()` gives a new namespace each time; all workers are killed in the end."""
     made: list[Live] = []
 
@@ -156,7 +159,7 @@ def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator["Callable
                 worker.kill()
 
 
-async def prepared(make: Callable[[], Live], **changed: object) -> Live:
+async def prepared(make: MakeLive, **changed: object) -> Live:
     """A new namespace with its topics; settings may be changed."""
     namespace = make()
     namespace.settings = msgspec.structs.replace(namespace.settings, **changed)

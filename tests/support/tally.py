@@ -109,11 +109,11 @@ def _hang_in_the_first_recovery() -> None:
     read = ChangelogRecovery._read
 
     async def hang(self: ChangelogRecovery, *_: Any) -> None:
-        ChangelogRecovery._read = read  # type: ignore[method-assign]
+        ChangelogRecovery._read = read  # type: ignore[method-assign]  # the fault is put in
         print(HANGING, file=sys.stderr, flush=True)
         await asyncio.Event().wait()
 
-    ChangelogRecovery._read = hang  # type: ignore[method-assign]
+    ChangelogRecovery._read = hang  # type: ignore[method-assign]  # the fault is put in
 
 
 def main(mode: str) -> Any:

@@ -5,13 +5,12 @@ import random
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
 from support.broken import Broken, broken_records
 from support.cluster import read_all, write, write_keyed
-from support.live import Live, decoded, prepared
+from support.live import MakeLive, decoded, prepared
 from support.logs import event
 
 from persona_stream.kafka.writer import Partitioner, Record
@@ -59,7 +58,7 @@ def _expected(events: list[dict[str, Any]], field: str) -> dict[str, tuple[int, 
 
 
 async def test_ten_thousand_events_are_applied_and_five_hundred_broken_ones_put_aside(
-    make_live: Callable[[], Live],
+    make_live: MakeLive,
 ) -> None:
     namespace = await prepared(make_live)
     now_ms = _now_ms()
@@ -100,7 +99,7 @@ async def test_ten_thousand_events_are_applied_and_five_hundred_broken_ones_put_
 
 
 async def test_a_producer_that_hashes_otherwise_gets_its_events_to_the_right_state(
-    make_live: Callable[[], Live],
+    make_live: MakeLive,
 ) -> None:
     """As kcat and other librdkafka clients do: crc32 of the key."""
     namespace = await prepared(make_live)
@@ -130,7 +129,7 @@ async def test_a_producer_that_hashes_otherwise_gets_its_events_to_the_right_sta
 
 
 async def test_catalogue_and_profiles_hold_the_newest_and_the_late_are_put_aside(
-    make_live: Callable[[], Live],
+    make_live: MakeLive,
 ) -> None:
     namespace = await prepared(make_live)
     now_ms = _now_ms()
