@@ -24,6 +24,11 @@ from persona_stream.stream.slices import CommitTracker, Slice
 
 EFFECTS_TIMEOUT_S = 5.0
 """How long a rebalance waits for effects: within the session timeout, or the group goes on without this worker."""
+LAST_EFFECTS_TIMEOUT_S = 15.0
+"""How long the end of the worker waits for them: nobody else does."""
+
+FETCH_GRACE_S = 5.0
+"""A missing fetch is told this much later than a slice that hangs: it brings fetches to a halt, and says more."""
 
 PACE_S = 0.004
 """Under a steady trickle, fetches begin at least this far apart: slices of a few events cost as much as large ones.
@@ -103,17 +108,26 @@ class BatchingConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Before a rebalance or the end: wait for slices that agents work on, then for effects still on their way."""
         await super().wait_empty()
-        unfinished = [effects for tracker in self._trackers.values() for effects in tracker.unfinished()]
+        timeout_s = LAST_EFFECTS_TIMEOUT_S if self.app.should_stop else EFFECTS_TIMEOUT_S
+        until_s = monotonic() + timeout_s
+        # Again and again: an agent may submit its next slice while those before are waited for.
+        while (unfinished := self._unfinished()) and monotonic() < until_s:
+            await asyncio.wait(unfinished, timeout=until_s - monotonic())
         if unfinished:
-            await asyncio.wait(unfinished, timeout=EFFECTS_TIMEOUT_S)
+            self.log.warning("%s slices were not written within %s s; they come again", len(unfinished), timeout_s)
+        # A commit that is on its way began before the last effects were written: it does not stand for this one.
+        await self.maybe_wait_for_commit_to_finish()
         await self.commit()
+
+    def _unfinished(self) -> list[asyncio.Future[None]]:
+        return [effects for tracker in self._trackers.values() for effects in tracker.unfinished()]
 
     def stalled(self, timeout_s: float) -> str:
         """What has not got on for longer than `timeout_s`; empty if all does, or there is nothing to do."""
         for tp, tracker in self._trackers.items():
             if tracker.stalled_s() > timeout_s:
                 return f"{tp.topic}/{tp.partition}: no slice was applied for {tracker.stalled_s():.0f} s, and some wait"
-        if self.flow_active and self._fetched_s and monotonic() - self._fetched_s > timeout_s:
+        if self.flow_active and self._fetched_s and monotonic() - self._fetched_s > timeout_s + FETCH_GRACE_S:
             return f"no fetch has come back for {monotonic() - self._fetched_s:.0f} s"
         return ""
 
@@ -141,6 +155,9 @@ class BatchingConsumer(driver.Consumer):
         """
         self.stop_flow()
         self._trackers.clear()
+        await self._seek_to_committed()
+
+    async def _seek_to_committed(self) -> None:
         await super().perform_seek()
         # What was fetched and dropped in a rebalance must be read again where nothing is committed yet, too.
         uncommitted = [
@@ -152,8 +169,11 @@ class BatchingConsumer(driver.Consumer):
             await self._thread.seek_to_beginning(*uncommitted)
 
     async def _forget_positions(self) -> None:
+        if self.app.should_stop:
+            return
         try:
-            await self.perform_seek()
+            # Slices in flight still count: whoever stops the flow waits for them next, and commits them.
+            await self._seek_to_committed()
         except Exception as error:
             # The coordinator may be away in a rebalance; Faust seeks again when the assignment arrives.
             self.log.warning("seek to committed offsets failed during a rebalance: %r", error)

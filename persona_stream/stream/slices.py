@@ -80,6 +80,7 @@ class CommitTracker:
 
     def __init__(self) -> None:
         self._in_flight: deque[Slice] = deque()
+        self._committable: int | None = None
         self._moved_s = 0.0
 
     def delivered(self, part: Slice) -> None:
@@ -99,9 +100,11 @@ class CommitTracker:
         return (part.effects for part in self._in_flight if part.effects is not None and not part.effects.done())
 
     def committable(self) -> int | None:
-        """The next offset to read after a crash, or None if nothing more was applied since last asked."""
-        offset: int | None = None
+        """The next offset to read after a crash, None before anything was applied.
+
+        Asked again, it tells the same: a commit that failed, or was cut off, is made good by the next.
+        """
         while self._in_flight and self._in_flight[0].applied:
-            offset = self._in_flight.popleft().last_offset + 1
+            self._committable = self._in_flight.popleft().last_offset + 1
             self._moved_s = monotonic()
-        return offset
+        return self._committable

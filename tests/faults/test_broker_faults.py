@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from support.disturbed import (
     assert_state_is_exact,
@@ -15,7 +14,7 @@ from support.disturbed import (
     until_folding,
 )
 from support.ledger import Ledger
-from support.live import Live, MakeLive, live, prepared
+from support.live import MakeLive, live, prepared
 
 from persona_stream.broker import EmbeddedBroker
 from persona_stream.cli.probe import any_free_port
@@ -68,7 +67,7 @@ async def test_a_broker_paused_for_longer_than_the_session_timeout(
     async with under_load(namespace, load_for(10, seed=7)):
         worker = namespace.start_worker()
         await until_folding(namespace, worker)
-        assert await _livez(namespace) == 200
+        assert (await namespace.livez())[0] == 200
         assert broker.pid is not None
         os.kill(broker.pid, signal.SIGSTOP)
         try:
@@ -79,11 +78,3 @@ async def test_a_broker_paused_for_longer_than_the_session_timeout(
     await namespace.until_applied()
     await assert_state_is_exact(namespace)
     ledger.add("the broker paused (SIGSTOP) for longer than the session timeout", 1)
-
-
-async def _livez(namespace: Live) -> int:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{namespace.settings.worker_port}/livez") as answer,
-    ):
-        return answer.status

@@ -48,7 +48,7 @@ async def test_every_record_is_applied_once_or_put_aside_whatever_happens_to_wor
     topics, kafka = namespace.topics, namespace.settings.kafka
     publishing = asyncio.create_task(publish_in_chunks(namespace, _messy(random.Random(11))))
     for topic in (topics.deadletter, topics.late, topics.changelog("users")):
-        worker = namespace.start_doomed_worker(signal.SIGKILL, "before", topic)
+        worker = namespace.start_doomed_worker("SIGKILL", "before", topic)
         code = await asyncio.to_thread(worker.wait, within_s=WITHIN_S)
         assert code == -signal.SIGKILL, worker.log_tail()
         await namespace.kill(worker)

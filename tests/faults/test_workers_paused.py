@@ -1,6 +1,6 @@
-"""Workers paused for longer than their group waits: what they do when they wake up changes nothing."""
-
-import signal
+"""Workers paused for longer than their group waits: what they do when they wake up changes nothing. And one that hangs:
+its health check says so.
+"""
 
 import pytest
 from support.cluster import until
@@ -14,6 +14,8 @@ from support.disturbed import (
 from support.ledger import Ledger
 from support.live import MakeLive, prepared
 
+from persona_stream.cli.probe import any_free_port
+
 pytestmark = pytest.mark.faults
 
 
@@ -25,7 +27,7 @@ async def test_a_worker_that_wakes_up_after_another_took_over_is_refused_and_sta
     topics = namespace.topics
     topic = topics.item_events if write == "item-events" else topics.changelog(write.removesuffix("-changelog"))
     async with under_load(namespace, load_for(10, seed=4)):
-        paused = namespace.start_doomed_worker(signal.SIGSTOP, "before", topic)
+        paused = namespace.start_doomed_worker("SIGSTOP", "before", topic)
 
         async def is_paused() -> bool:
             return paused.is_paused()
@@ -43,3 +45,25 @@ async def test_a_worker_that_wakes_up_after_another_took_over_is_refused_and_sta
     await namespace.until_applied()
     await assert_state_is_exact(namespace)
     ledger.add("a worker paused (SIGSTOP) in a slice for longer than its group waits, then resumed", 1)
+
+
+async def test_a_worker_that_hangs_in_a_write_is_not_live_and_says_where(make_live: MakeLive, ledger: Ledger) -> None:
+    namespace = await prepared(make_live, worker_port=any_free_port(), stall_timeout_ms=2000)
+    async with under_load(namespace, load_for(10, seed=5)):
+        worker = namespace.start_doomed_worker("HANG", "before", namespace.topics.changelog("users"))
+
+        async def is_not_live() -> bool:
+            return (await namespace.livez())[0] == 503
+
+        await until(is_not_live, within_s=WITHIN_S, what="the worker not live", check=worker.check_alive)
+        _, said = await namespace.livez()
+        assert said.startswith(f"{namespace.topics.events}/")
+        assert "no slice was applied for" in said
+        # As its supervisor would.
+        await namespace.kill(worker)
+        namespace.start_worker()
+        await namespace.until_goes_on()
+    await namespace.until_applied()
+    assert (await namespace.livez())[0] == 200
+    await assert_state_is_exact(namespace)
+    ledger.add("a worker hung in a write: not live, killed and started again", 1)

@@ -28,25 +28,22 @@ def test_no_offset_is_committed_before_all_in_front_of_it_are_applied(sizes: lis
     for part in data.draw(st.permutations(parts)):
         part.applied = True
         in_front = [part for at, part in enumerate(parts) if all(before.applied for before in parts[: at + 1])]
-        found = tracker.committable()
-        if found is not None:
-            assert found == in_front[-1].last_offset + 1
-    assert tracker.committable() is None
-    assert all(part.applied for part in parts)
+        for _ in range(2):
+            # Asked again, since the commit that asked before may have failed.
+            assert tracker.committable() == (in_front[-1].last_offset + 1 if in_front else None)
 
 
 @given(SIZES, st.data())
 def test_the_last_commit_is_behind_the_last_slice(sizes: list[int], data: st.DataObject) -> None:
     parts, tracker = _slices(sizes), CommitTracker()
-    last = None
     for part in parts:
         tracker.delivered(part)
         if data.draw(st.booleans()):
             part.applied = True
-            last = tracker.committable() or last
+            tracker.committable()
     for part in parts:
         part.applied = True
-    assert (tracker.committable() or last) == parts[-1].last_offset + 1
+    assert tracker.committable() == parts[-1].last_offset + 1
 
 
 @given(st.integers(1, 9), st.integers(-1, 12))

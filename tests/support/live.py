@@ -1,6 +1,5 @@
 """A namespace of its own on the suite's Kafka, with real workers that end with the test, and what its tables hold."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import aiohttp
 import msgspec
 from msgspec import Struct
 
@@ -52,15 +52,24 @@ class Live(Struct):
     def _new_log(self) -> Path:
         return self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log"
 
-    def start_doomed_worker(self, fate: signal.Signals, moment: str, topic: str) -> Process:
-        """One more worker, that sends itself a signal just `before` or `after` a write to `topic`."""
-        worker = start_module("support.doomed_worker", self.settings, self._new_log(), fate.name, moment, topic)
+    def start_doomed_worker(self, fate: str, moment: str, topic: str) -> Process:
+        """One more worker, that sends itself a signal (or hangs) just `before` or `after` a write to `topic`."""
+        worker = start_module("support.doomed_worker", self.settings, self._new_log(), fate, moment, topic)
         self.workers.append(worker)
         return worker
 
     async def events_committed(self) -> dict[int, int]:
         """Committed offsets of the events topic, by partition."""
         return await committed(self.settings.kafka, self.group, self.topics.events)
+
+    async def livez(self) -> tuple[int, str]:
+        """What `/livez` of its worker says: status (0: nobody listens) and text; the settings give it a port."""
+        url = f"http://127.0.0.1:{self.settings.worker_port}/livez"
+        try:
+            async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientConnectorError:
+            return 0, ""
 
     async def until_goes_on(self) -> None:
         """Wait until more events of each partition are committed; a worker that ended with 1 is started again, as a
