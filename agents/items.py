@@ -20,9 +20,10 @@ from tables.items import ItemState, apply_item_event, covisit_count
 
 
 class Items:
-    """Folds slices of `internal.item-events`."""
+    """Folds slices of `internal.item-events`. A replay that is after the state alone goes `with_examples=False`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, with_examples: bool = True) -> None:
+        self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
 
     def process(self, part: Slice, items: Partition[ItemState]) -> Emissions:
@@ -39,13 +40,14 @@ class Items:
             # Redeliveries too: after a crash the watermark must be what it was.
             progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
             state = items.change(event.item)
-            if event.label >= 0:
+            is_example = self._with_examples and event.label >= 0
+            if is_example:
                 rows.add(state, event, record.offset)
             if apply_item_event(state, event):
                 out.outcomes["applied"] += 1
             else:
                 out.outcomes["redelivered"] += 1
-                if event.label >= 0:
+                if is_example:
                     rows.drop_last()
         for user, example in rows.examples(part.partition):
             out.emit(self._topics.examples, user, example)

@@ -109,7 +109,7 @@ class Replay:
         unused = DecisionLog(self._settings, BatchWriter(self._settings, client_id="backfill"))
         self._engine = Engine(self._settings, self._replica, unused)
         self._interactions = Interactions(self._settings, with_examples=False)
-        self._items_agent = Items(self._settings)
+        self._items_agent = Items(self._settings, with_examples=False)
         self._users: Partition[UserState] = Partition(users_table.codec)
         self._items: Partition[ItemState] = Partition(items_table.codec)
         self._open: dict[str, SessionQuestion] = {}

@@ -2,27 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from msgspec import Struct
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from models.ranker import Ranker
 from models.registry import Registry
 from models.train import Measured, TrainedRanker, TrainingReport, read_examples, train_ranker
 from persona_stream.backfill import ScoreRows, SessionQuestion, backfill, by_feature, next_session_ndcg
 from persona_stream.cli.cluster import reachable
-from persona_stream.cli.console import err, out, print_table, quiet_libraries
+from persona_stream.cli.console import out, print_table, quiet_libraries
+from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.running import connected
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
 
 MAX_SESSIONS = 4000
 """Enough to order by; more makes training longer, not much better."""
-
-OnProgress = Callable[[int, int], None]
 
 
 class TrainOptions(Struct, frozen=True, kw_only=True):
@@ -64,7 +60,7 @@ async def backfill_sessions(settings: Settings) -> list[SessionQuestion]:
     writer = BatchWriter(settings, client_id="backfill")
     await writer.start()
     try:
-        with _progress("reading the log") as on_read, _progress("replaying the log") as on_fold:
+        with progress_bar("reading the log") as on_read, progress_bar("replaying the log") as on_fold:
             return await backfill(settings, writer, max_sessions=MAX_SESSIONS, on_read=on_read, on_fold=on_fold)
     finally:
         await writer.stop()
@@ -72,10 +68,10 @@ async def backfill_sessions(settings: Settings) -> list[SessionQuestion]:
 
 async def train_on_examples(settings: Settings, options: TrainOptions) -> TrainedRanker:
     """Train on the examples logged; shows progress. Raises ModelError where there are too few."""
-    with _progress("reading examples") as on_progress:
+    with progress_bar("reading examples") as on_progress:
         origins = None if options.origin is None else {options.origin}
         examples = await read_examples(settings, origins=origins, on_progress=on_progress)
-    with _progress("growing trees") as on_progress:
+    with progress_bar("growing trees") as on_progress:
         return await asyncio.to_thread(train_ranker, examples, seed=options.seed, on_progress=on_progress)
 
 
@@ -132,15 +128,3 @@ def _cells(measured: Measured) -> list[str]:
         for interval in (measured.ndcg, measured.hit_rate)
         for text in (f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
     ]
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[OnProgress]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def on_progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield on_progress

@@ -7,6 +7,8 @@ from msgspec import Struct
 from persona_stream.vocabulary.config import Settings
 
 MAX_EVENT_BYTES = 1024 * 1024
+FIRST_GENERATION = 1
+"""The generation of a table that was never rebuilt."""
 _DAY_MS = 86_400_000
 
 
@@ -31,11 +33,13 @@ class Topics:
         self.models = f"{namespace}.models.v1"
         self.deadletter = f"{namespace}.deadletter.v1"
         self.late = f"{namespace}.late.v1"
+        self.generations = f"{namespace}.generations.v1"
         self._namespace = namespace
 
-    def changelog(self, table: str) -> str:
-        """The changelog topic of the table named `table`."""
-        return f"{self._namespace}-{table}-changelog"
+    def changelog(self, table: str, generation: int = FIRST_GENERATION) -> str:
+        """The changelog topic of a generation of the table named `table`."""
+        suffix = "" if generation == FIRST_GENERATION else f"-g{generation}"
+        return f"{self._namespace}-{table}-changelog{suffix}"
 
 
 TABLES = ("users", "items", "catalogue", "profiles", "learner")
@@ -58,6 +62,8 @@ def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
     yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **roomy})
     # Models are a few hundred kilobytes each; one partition keeps promotions in one order for every reader.
     yield TopicSpec(topics.models, 1, {**compacted, "max.message.bytes": str(64 * MAX_EVENT_BYTES)})
+    # Which generation of each table is live: every change of that, in one order.
+    yield TopicSpec(topics.generations, 1, {"retention.ms": "-1"})
     yield TopicSpec(topics.deadletter, n, {"retention.ms": "-1", **roomy})
     yield TopicSpec(topics.late, n, {"retention.ms": "-1", **roomy})
     for table in TABLES:

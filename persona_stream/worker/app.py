@@ -46,12 +46,12 @@ class AgentSpec(Struct, frozen=True):
     fold: Fold
 
 
-def agent_specs(settings: Settings) -> list[AgentSpec]:
-    """All agents, in the order of the data's way."""
+def agent_specs(settings: Settings, *, with_examples: bool = True) -> list[AgentSpec]:
+    """All agents, in the order of the data's way. Those that are after the state alone need make no examples."""
     topics = Topics(settings.namespace)
     return [
-        AgentSpec("users", topics.events, users.codec, Interactions(settings)),
-        AgentSpec("items", topics.item_events, items.codec, Items(settings)),
+        AgentSpec("users", topics.events, users.codec, Interactions(settings, with_examples=with_examples)),
+        AgentSpec("items", topics.item_events, items.codec, Items(settings, with_examples=with_examples)),
         AgentSpec("learner", topics.examples, learner.codec, Learner(settings)),
         AgentSpec("catalogue", topics.items, catalogue.codec, Catalogue(settings)),
         AgentSpec("profiles", topics.profiles, profiles.codec, Profiles(settings)),

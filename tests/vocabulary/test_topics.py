@@ -14,8 +14,15 @@ def test_every_topic_is_of_the_namespace_and_named_once() -> None:
     topics = Topics("shop")
     assert {topics.changelog(table) for table in TABLES} < specs.keys()
     assert all(name.startswith("shop") for name in specs)
-    assert {spec.partitions for name, spec in specs.items() if name != topics.models} == {3}
-    assert specs[topics.models].partitions == 1
+    single = {topics.models, topics.generations}
+    assert {spec.partitions for name, spec in specs.items() if name not in single} == {3}
+    assert {specs[name].partitions for name in single} == {1}
+
+
+def test_a_generation_of_a_table_has_a_changelog_of_its_own() -> None:
+    topics = Topics("shop")
+    assert topics.changelog("users", 1) == topics.changelog("users") == "shop-users-changelog"
+    assert topics.changelog("users", 2) == "shop-users-changelog-g2"
 
 
 def test_what_is_published_is_stamped_by_kafka_and_kept() -> None:
