@@ -144,9 +144,11 @@ class Engine:
 
     def _item_list(self, rows: Rows, scores: list[float], k: int, as_of_ms: int) -> ItemList:
         ids = self.replica.items.ids
-        ranked = sorted(zip(rows.tolist(), scores, strict=True), key=lambda pair: -pair[1])
-        shown = set(self._shown([ids[row] for row, _ in ranked], as_of_ms))
-        listed = [ScoredItem(ids[row], score) for row, score in ranked if ids[row] in shown]
+        named = zip([ids[row] for row in rows.tolist()], scores, strict=True)
+        # Ties by item: rows are in the order in which this server first read of them, another's are not.
+        ranked = sorted(named, key=lambda pair: (-pair[1], pair[0]))
+        shown = set(self._shown([item for item, _ in ranked], as_of_ms))
+        listed = [ScoredItem(item, score) for item, score in ranked if item in shown]
         return ItemList(listed[:k], rfc3339(as_of_ms))
 
     def _state(self, user: str) -> UserState | None:

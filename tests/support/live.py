@@ -17,7 +17,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import agent_specs
 from support.cluster import Table, bury, committed, end_offsets, members, read_table, until
-from support.processes import Process, start_module, start_worker
+from support.processes import Process, start_module, start_server, start_worker
 
 WITHIN_S = 90
 
@@ -25,11 +25,12 @@ V = TypeVar("V")
 
 
 class Live(Struct):
-    """One namespace and its workers."""
+    """One namespace, its workers and its servers."""
 
     settings: Settings
     folder: Path
     workers: list[Process] = []
+    servers: list[Process] = []
     restarts: int = 0
     """How many workers ended by themselves and were started again."""
 
@@ -48,6 +49,13 @@ class Live(Struct):
         worker = start_worker(msgspec.structs.replace(self.settings, worker_id=name), self._new_log())
         self.workers.append(worker)
         return worker
+
+    def start_server(self, port: int) -> Process:
+        """One more server, at a port of its own."""
+        settings = msgspec.structs.replace(self.settings, http_port=port)
+        server = start_server(settings, self.folder / f"server-{len(self.servers)}.log")
+        self.servers.append(server)
+        return server
 
     def _new_log(self) -> Path:
         return self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log"
@@ -150,7 +158,7 @@ MakeLive = Callable[[], Live]
 
 @contextmanager
 def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator[MakeLive]:
-    """`make()` gives a new namespace each time; all workers are killed in the end."""
+    """`make()` gives a new namespace each time; all its processes are killed in the end."""
     made: list[Live] = []
 
     def make() -> Live:
@@ -164,8 +172,8 @@ def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator[MakeLive]
         yield make
     finally:
         for namespace in made:
-            for worker in namespace.workers:
-                worker.kill()
+            for process in (*namespace.workers, *namespace.servers):
+                process.kill()
 
 
 async def prepared(make: MakeLive, **changed: object) -> Live:

@@ -82,6 +82,11 @@ def start_worker(settings: Settings, log: Path) -> Process:
     return Process([sys.executable, "-m", "persona_stream", "worker"], log, settings_env(settings))
 
 
+def start_server(settings: Settings, log: Path) -> Process:
+    """`persona-stream serve`, as a user starts it."""
+    return Process([sys.executable, "-m", "persona_stream", "serve"], log, settings_env(settings))
+
+
 def start_module(module: str, settings: Settings, log: Path, *arguments: str) -> Process:
     """A module of the tests, with `settings` in its environment."""
     return Process([sys.executable, "-m", module, *arguments], log, settings_env(settings))
@@ -97,6 +102,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_STALL_TIMEOUT_MS": str(settings.stall_timeout_ms),
         "PERSONA_WORKER_ID": settings.worker_id,
         "PERSONA_WORKER_PORT": str(settings.worker_port),
+        "PERSONA_HTTP_PORT": str(settings.http_port),
     }
 
 
