@@ -23,7 +23,7 @@ from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.engine import Engine, Question
 from persona_stream.serving.replica import Replica
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import Slice
+from persona_stream.stream.slices import LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import POSITIVE_KINDS, Event, parse_event
@@ -51,16 +51,6 @@ OnProgress = Callable[[int, int], None]
 LoggedEvent = tuple[int, Event, bytes]
 """(event time in ms, event, its bytes)"""
 ScoreRows = Callable[[Floats], NDArray[np.floating]]
-
-
-class LogRecord(Struct, gc=False):
-    """A record of the log, as the agents take it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class SessionQuestion(Struct):

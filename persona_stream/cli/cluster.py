@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
@@ -11,7 +12,7 @@ from msgspec import Struct
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, PersonaError
-from persona_stream.vocabulary.topics import topic_specs
+from persona_stream.vocabulary.topics import Topics, topic_specs
 
 
 class KafkaUnavailableError(PersonaError):
@@ -54,6 +55,18 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
     return {topic["topic"]: len(topic["partitions"]) for topic in described}
 
 
+async def with_topic_partitions(settings: Settings) -> Settings:
+    """`settings` with the partitions that the topics have: what a fold sends on depends on it.
+
+    Raises ConfigError where there are no topics, and KafkaUnavailableError.
+    """
+    events = Topics(settings.namespace).events
+    counts = await partition_counts(settings)
+    if events not in counts:
+        raise _missing(settings, events)
+    return msgspec.structs.replace(settings, partitions=counts[events])
+
+
 async def create_topics(settings: Settings) -> None:
     """Create the system's missing topics. Raises ConfigError as `ensure_topics` does, and KafkaUnavailableError."""
     async with reachable(settings):
@@ -63,10 +76,14 @@ async def create_topics(settings: Settings) -> None:
 async def require_topic(settings: Settings, topic: str) -> None:
     """Raise ConfigError where `topic` does not exist: a producer would wait for it for a long time."""
     if topic not in await partition_counts(settings):
-        raise ConfigError(
-            f"topic {topic} does not exist at {settings.kafka}.",
-            hint="`persona-stream topics --create` creates what the system needs; is --namespace right?",
-        )
+        raise _missing(settings, topic)
+
+
+def _missing(settings: Settings, topic: str) -> ConfigError:
+    return ConfigError(
+        f"topic {topic} does not exist at {settings.kafka}.",
+        hint="`persona-stream topics --create` creates what the system needs; is --namespace right?",
+    )
 
 
 async def topic_states(settings: Settings) -> list[TopicState]:

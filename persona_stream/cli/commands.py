@@ -228,6 +228,23 @@ def config(*, flags: AllFlags = _ALL) -> int:
     return 0
 
 
+@app.command(group=_OPERATE, sort_key=5)
+def audit(
+    *,
+    table: Annotated[list[str] | None, Parameter(help="Only this table; may be repeated.")] = None,
+    limit: Annotated[int, Parameter(help="How many keys that differ are shown.")] = 20,
+    flags: WorkerFlags = _WORKER,
+) -> int:
+    """Prove the tables: fold their source topics again, and compare every key.
+
+    Reads Kafka alone; workers go on meanwhile. Names each key that differs with
+    the fields on both sides, and exits 1 if there is any.
+    """
+    from persona_stream.cli.audit_command import run_audit
+
+    return run_audit(flags.load(), table or [], limit=limit)
+
+
 @dlq.command(name="list")
 def dlq_list(
     *,

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Protocol
 
+from msgspec import Struct
+
 
 class KafkaRecord(Protocol):
     """What is used of aiokafka's ConsumerRecord."""
@@ -20,6 +22,16 @@ class KafkaRecord(Protocol):
     def value(self) -> bytes | None: ...  # noqa: D102
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+
+
+class LogRecord(Struct, gc=False):
+    """A record that was made here rather than fetched, for an agent to take."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Slice:
