@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+from xxhash import xxh3_64_intdigest
 
 from persona_stream.kafka.writer import Record
 from persona_stream.stream.slices import Slice
@@ -17,6 +18,21 @@ OWNER_KEY = b"\x00owner"
 """The changelog key of the worker that took a partition over last."""
 SYSTEM_KEYS = frozenset({PROGRESS_KEY, OWNER_KEY})
 """The keys that are not the table's."""
+
+UNKNOWN = -1
+"""`keys` of a progress record that was written before partitions had a digest."""
+DIGEST_MASK = (1 << 64) - 1
+
+
+def entry_digest(key: bytes, raw: bytes) -> int:
+    """The digest of one key with its encoded value: 64 bits, unsigned.
+
+    The key's own hash is the seed of the value's, so that no byte can pass from one to the other unseen.
+
+    >>> entry_digest(b"ab", b"c") == entry_digest(b"a", b"bc")
+    False
+    """
+    return xxh3_64_intdigest(raw, xxh3_64_intdigest(key))
 
 
 class Progress(Struct, array_like=True):
@@ -34,6 +50,11 @@ class Progress(Struct, array_like=True):
     """The latest items of the partition, newest last: where the interactions agent draws negatives from."""
     forwarded: dict[int, int] = {}
     """Partition -> offset there of the last record that it sent on to this one, where its key belongs."""
+    digest: int = 0
+    """The sum of `entry_digest` over all keys of the partition, modulo 2**64: whatever their order, and wherever they
+    are held, equal entries have equal digests."""
+    keys: int = UNKNOWN
+    """How many keys the partition has."""
 
     def advance(self, part: Slice) -> None:
         """All of a slice was folded."""
@@ -62,13 +83,21 @@ class Codec(Struct, Generic[V], frozen=True):
 
 
 class Partition(Generic[V]):
-    """Values of one partition. Those read back from a changelog stay bytes until first used: recovery is quick."""
+    """Values of one partition. Those read back from a changelog stay bytes until first used: recovery is quick.
 
-    __slots__ = ("_codec", "_values", "changed", "progress")
+    The digest goes on from the progress record, by the entries that change. Where values were read back that the record
+    does not speak of (a crash in the middle of a change, or a record without a digest), it is summed anew.
+    """
+
+    __slots__ = ("_codec", "_digests", "_is_ahead", "_values", "changed", "progress")
 
     def __init__(self, codec: Codec[V]) -> None:
         self._codec = codec
         self._values: dict[str, V | bytes] = {}
+        self._digests: dict[str, int] = {}
+        """What each key had in the changelog whose value is not bytes any more."""
+        self._is_ahead = False
+        """Whether values were read back from behind the progress record."""
         self.changed: set[str] = set()
         self.progress = Progress()
 
@@ -84,9 +113,7 @@ class Partition(Generic[V]):
     def get(self, key: str) -> V | None:
         """The value of a key, or None. Changing it needs `change`."""
         value = self._values.get(key)
-        if isinstance(value, bytes):
-            value = self._values[key] = self._codec.decode(value)
-        return value
+        return self._decoded(key, value) if isinstance(value, bytes) else value
 
     def change(self, key: str) -> V:
         """The value of a key, new if absent, to be changed in place: it will be written to the changelog."""
@@ -94,39 +121,77 @@ class Partition(Generic[V]):
         if value is None:
             value = self._values[key] = self._codec.new()
         elif isinstance(value, bytes):
-            value = self._values[key] = self._codec.decode(value)
+            value = self._decoded(key, value)
         self.changed.add(key)
         return value
 
     def put(self, key: str, value: V) -> None:
         """Replace a key's value."""
+        self._note_digest(key, self._values.get(key))
         self._values[key] = value
         self.changed.add(key)
 
     def delete(self, key: str) -> None:
         """Remove a key; a tombstone will be written."""
-        self._values.pop(key, None)
+        self._note_digest(key, self._values.pop(key, None))
         self.changed.add(key)
+
+    def _decoded(self, key: str, raw: bytes) -> V:
+        self._note_digest(key, raw)
+        value = self._values[key] = self._codec.decode(raw)
+        return value
+
+    def _note_digest(self, key: str, held: V | bytes | None) -> None:
+        if isinstance(held, bytes):
+            self._digests[key] = entry_digest(key.encode(), held)
 
     def take_changes(self) -> list[Record]:
         """Changelog records of all that changed since last asked, keys in order, progress last."""
-        encode, values = self._codec.encode, self._values
-        records = []
-        for key in sorted(self.changed):
-            value = values.get(key)
-            raw = value if value is None or isinstance(value, bytes) else encode(value)
-            records.append(Record(key.encode(), raw))
+        records = [self._take_change(key) for key in sorted(self.changed)]
         self.changed.clear()
-        records.append(Record(PROGRESS_KEY, _encode_progress(self.progress)))
+        progress = self.progress
+        if self._is_ahead or progress.keys != len(self._values):
+            progress.digest, progress.keys = self._sum_digests(), len(self._values)
+            self._is_ahead = False
+        records.append(Record(PROGRESS_KEY, _encode_progress(progress)))
         return records
+
+    def _take_change(self, key: str) -> Record:
+        value = self._values.get(key)
+        name = key.encode()
+        if isinstance(value, bytes):
+            return Record(name, value)
+        progress, digest = self.progress, 0
+        before = self._digests.pop(key, None)
+        if before is not None:
+            progress.keys -= 1
+            digest -= before
+        raw = None
+        if value is not None:
+            raw = self._codec.encode(value)
+            after = self._digests[key] = entry_digest(name, raw)
+            progress.keys += 1
+            digest += after
+        progress.digest = (progress.digest + digest) & DIGEST_MASK
+        return Record(name, raw)
+
+    def _sum_digests(self) -> int:
+        digests = self._digests
+        return DIGEST_MASK & sum(
+            entry_digest(key.encode(), value) if isinstance(value, bytes) else digests[key]
+            for key, value in self._values.items()
+        )
 
     def restore(self, key: bytes, raw: bytes | None) -> None:
         """Apply one changelog record."""
         if key == PROGRESS_KEY:
             self.progress = _decode_progress(raw) if raw else Progress()
+            self._is_ahead = False
         elif key == OWNER_KEY:
             pass
-        elif raw is None:
-            self._values.pop(key.decode(), None)
         else:
-            self._values[key.decode()] = raw
+            self._is_ahead = True
+            if raw is None:
+                self._values.pop(key.decode(), None)
+            else:
+                self._values[key.decode()] = raw

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.agents import CRASHES, CUTS, LOGS, SPECS
 from support.logs import LogRecord, slices
-from support.runs import Crash, restored, run
+from support.runs import Crash, digest_and_keys, restored, run
 
 from persona_stream.stream.partition import PROGRESS_KEY, decode_progress
 from persona_stream.vocabulary.topics import TABLES
@@ -42,6 +42,19 @@ def test_crashes_at_any_point_change_nothing(table: str, seed: int, cuts: list[i
     crashed = run(spec.fold, spec.codec, slices(log, cuts), crashes)
     assert crashed.table() == undisturbed.table()
     assert crashed.emitted_once() == undisturbed.emitted_once()
+
+
+@EVERY_AGENT
+@few
+@given(seed=st.integers(0, 1000), cuts=CUTS, crashes=CRASHES)
+def test_the_digest_is_that_of_the_table_whatever_the_cuts_and_crashes(
+    table: str, seed: int, cuts: list[int], crashes: dict[int, Crash]
+) -> None:
+    spec, log = SPECS[table], LOGS[table](seed)
+    done = run(spec.fold, spec.codec, slices(log, cuts), crashes)
+    progress = decode_progress(done.table()[PROGRESS_KEY] or b"")
+    assert (progress.digest, progress.keys) == digest_and_keys(done.changelog)
+    assert progress.keys == len(done.state)
 
 
 @EVERY_AGENT

@@ -1,12 +1,15 @@
 """A partition's changes, as its changelog tells them."""
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.logs import LogRecord
+from support.runs import digest_and_keys, restored
 from support.tally import COUNT
 
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.partition import PROGRESS_KEY, Partition, Progress, decode_progress
+from persona_stream.stream.partition import PROGRESS_KEY, Partition, Progress, decode_progress, entry_digest
 from persona_stream.stream.slices import Slice
 
 STEPS = st.lists(
@@ -31,19 +34,111 @@ def test_the_changelog_tells_the_partition_whatever_happens(steps: list[tuple[st
             log += part.take_changes()
         else:
             log += part.take_changes()
-            part = _read(log)
+            part = restored(COUNT, log)
     log += part.take_changes()
-    again = _read(log)
+    again = restored(COUNT, log)
     assert {key: again.get(key) for key in again} == model
     assert len(again) == len(model)
     assert not again.changed
 
 
-def _read(log: list[Record]) -> Partition[int]:
+DISTURBANCES = st.sampled_from(["flush", "reread", "crash", "compact", "old"])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from(["put", "change", "get", "delete"]), DISTURBANCES),
+            st.sampled_from("ab"),
+            st.integers(0, 9),
+        ),
+        min_size=10,
+        max_size=60,
+    )
+)
+def test_the_digest_is_that_of_all_entries_whatever_happens(steps: list[tuple[str, str, int]]) -> None:
     part: Partition[int] = Partition(COUNT)
-    for record in log:
-        part.restore(record.key, record.value)
-    return part
+    log: list[Record] = []
+    for step, key, value in steps:
+        if step == "put":
+            part.put(key, value)
+        elif step in {"change", "get", "delete"}:
+            getattr(part, step)(key)
+        else:
+            changes = part.take_changes()
+            # A crash leaves the progress record out, and any number of changes before it.
+            log += changes[: value % len(changes)] if step == "crash" else changes
+            log = _disturbed(log, step)
+            part = part if step == "flush" else restored(COUNT, log)
+            if step in {"flush", "reread", "compact"}:
+                _assert_digest_is_right(log)
+    log += part.take_changes()
+    _assert_digest_is_right(log)
+
+
+def _disturbed(log: list[Record], step: str) -> list[Record]:
+    if step == "compact":
+        last = {record.key: at for at, record in enumerate(log)}
+        return [log[at] for at in sorted(last.values()) if log[at].value is not None]
+    if step == "old":
+        return [*log[:-1], Record(PROGRESS_KEY, _without_digest(log[-1].value))]
+    return log
+
+
+def _without_digest(progress: bytes | None) -> bytes:
+    return msgspec.msgpack.encode(msgspec.msgpack.decode(progress or b"")[:6])
+
+
+def _assert_digest_is_right(log: list[Record]) -> None:
+    progress = decode_progress(log[-1].value or b"")
+    assert (progress.digest, progress.keys) == digest_and_keys(log)
+
+
+def test_a_progress_record_of_before_digests_is_read_and_made_good() -> None:
+    part: Partition[int] = Partition(COUNT)
+    part.put("a", 1)
+    part.progress.offset = 7
+    log = part.take_changes()
+    log[-1].value = _without_digest(log[-1].value)
+    part = restored(COUNT, log)
+    assert (part.progress.offset, part.progress.digest) == (7, 0)
+    log += part.take_changes()
+    _assert_digest_is_right(log)
+    assert part.progress.keys == 1
+
+
+def test_values_written_before_a_crash_count_as_they_are_when_their_slice_comes_again() -> None:
+    part: Partition[int] = Partition(COUNT)
+    for key in "ab":
+        part.put(key, 1)
+    log = part.take_changes()
+    for key in "ab":
+        part.put(key, 2)
+    log += part.take_changes()[:1]
+    part = restored(COUNT, log)
+    for key in "ab":
+        part.put(key, 2)
+    log += part.take_changes()
+    _assert_digest_is_right(log)
+
+
+def test_a_deletion_that_compaction_dropped_before_progress_spoke_of_it_is_noticed() -> None:
+    part: Partition[int] = Partition(COUNT)
+    for key in "ab":
+        part.put(key, 1)
+    values, progress = part.take_changes()[:1], decode_progress(part.take_changes()[-1].value or b"")
+    # The tombstone of "b" was written, its progress was not; a cleaner has since removed both records of "b".
+    log = [*values, Record(PROGRESS_KEY, msgspec.msgpack.encode(progress))]
+    log += restored(COUNT, log).take_changes()
+    _assert_digest_is_right(log)
+
+
+@pytest.mark.parametrize(
+    "other", [(b"ab", b"c"), (b"a", b"cb"), (b"b", b"ca"), (b"", b"abc"), (b"abc", b""), (b"a", b"")]
+)
+def test_entries_that_differ_have_digests_that_differ(other: tuple[bytes, bytes]) -> None:
+    assert entry_digest(*other) != entry_digest(b"a", b"bc")
+    assert 0 <= entry_digest(*other) < 2**64
 
 
 def test_changes_are_told_once_each_key_once_and_progress_last() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition, entry_digest
 from persona_stream.stream.slices import Slice
 from persona_stream.worker.app import Fold
 
@@ -66,6 +66,13 @@ def restored(codec: Codec[Any], changelog: Iterable[Record]) -> Partition[Any]:
     for record in changelog:
         state.restore(record.key, record.value)
     return state
+
+
+def digest_and_keys(changelog: Iterable[Record]) -> tuple[int, int]:
+    """What the progress must say, summed plainly over the changelog, compacted."""
+    table = {record.key: record.value for record in changelog if record.key not in SYSTEM_KEYS}
+    entries = [(key, raw) for key, raw in table.items() if raw is not None]
+    return sum(entry_digest(key, raw) for key, raw in entries) % 2**64, len(entries)
 
 
 def _emit(done: Run, fold: Fold, part: Slice, share: float) -> None:
