@@ -12,7 +12,7 @@ from persona_stream.vocabulary.messages import Decision, encode_json
 from persona_stream.vocabulary.topics import Topics
 
 QUEUE_DECISIONS = 10_000
-"""About 60 MB: while Kafka is away, decisions beyond this are dropped and counted."""
+"""About 60 MB, more with long lists of items: while Kafka is away, decisions beyond this are dropped and counted."""
 RETRY_S = 1.0
 LINGER_S = 0.05
 """Decisions are gathered for this long before they are written."""

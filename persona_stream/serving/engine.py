@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import time
-import uuid
 from itertools import islice
 from typing import Any
 
@@ -19,6 +18,7 @@ from persona_stream.serving.candidates import KIND_WEIGHTS, MAX_CANDIDATES, Tren
 from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.freshness import Freshness, freshness
 from persona_stream.serving.item_columns import Rows
+from persona_stream.serving.positions import PositionsNow
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.schemas import (
     Answer,
@@ -34,6 +34,7 @@ from persona_stream.serving.scorers import Scored, Scorers, Scores
 from persona_stream.serving.views import item_view, rfc3339, user_view
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
+from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision
 from tables.counters import Floats
 from tables.features import FEATURE_HASH, FEATURE_NAMES, PERSON_WIDTH
@@ -66,6 +67,10 @@ class Question(Struct):
     as_of_ms: int
     slot: str = ""
     context: dict[str, Any] = {}
+    asked: str = ""
+    """`rank` or `recommend`."""
+    withheld: list[str] = []
+    """Items that may not be shown, left out of `items`."""
     due_s: float = math.inf
     """Monotonic time by which the answer is due."""
 
@@ -78,6 +83,7 @@ class Engine:
         self.replica = replica
         self._decisions = decisions
         self.scorers = Scorers(replica)
+        self._positions = PositionsNow(replica, settings.partitions)
         self.trending_items = Trending(replica)
 
     async def start(self) -> None:
@@ -93,8 +99,9 @@ class Engine:
     def rank(self, request: RankRequest, *, started_s: float) -> Answer:
         """Order the caller's items for a user. `started_s`: monotonic time when the request came in."""
         as_of_ms = self.replica.now_ms()
-        items = self._shown(list(dict.fromkeys(request.items)), as_of_ms)
+        items, withheld = self._shown(list(dict.fromkeys(request.items)), as_of_ms)
         question = self.question(request.user, items, as_of_ms, ordered=True)
+        question.asked, question.withheld = "rank", withheld
         question.slot, question.context = request.slot, request.context
         question.due_s = self._due_s(request.deadline_ms, started_s)
         return self._answer(question, request.k or len(items), explain=request.explain)
@@ -104,15 +111,21 @@ class Engine:
     ) -> Answer:
         """Find candidates for a user and order them."""
         as_of_ms = self.replica.now_ms()
-        question = self.question(user, self.candidates(user, as_of_ms), as_of_ms, ordered=False)
+        items, withheld = self._shown(self._found(user), as_of_ms)
+        question = self.question(user, items, as_of_ms, ordered=False)
+        question.asked, question.withheld = "recommend", withheld
         question.slot, question.context = slot, context
         question.due_s = self._due_s(deadline_ms, started_s)
         return self._answer(question, k, explain=False)
 
     def candidates(self, user: str, as_of_ms: int) -> list[str]:
-        """Items to consider for a user; the catalogue's first where nothing has happened yet."""
+        """Items to consider for a user that may be shown."""
+        return self._shown(self._found(user), as_of_ms)[0]
+
+    def _found(self, user: str) -> list[str]:
+        """Items for a user; the catalogue's first where nothing has happened yet."""
         found = candidates_for(self._state(user) or UserState(), self.replica.items, self.trending_items.top)
-        return self._shown(found or list(islice(self.replica.catalogue, MAX_CANDIDATES)), as_of_ms)
+        return found or list(islice(self.replica.catalogue, MAX_CANDIDATES))
 
     def freshness(self) -> Freshness:
         """How fresh the answers are."""
@@ -123,7 +136,7 @@ class Engine:
         state = self._state(user)
         if state is None:
             return None
-        return user_view(self.replica, user, state, self._settings.session_gap_ms)
+        return user_view(self.replica, user, state, self._settings.session_gap_ms, self.replica.now_ms())
 
     def item(self, item: str) -> ItemView | None:
         """What is held of an item; None if nothing is."""
@@ -147,7 +160,7 @@ class Engine:
         named = zip([ids[row] for row in rows.tolist()], scores, strict=True)
         # Ties by item: rows are in the order in which this server first read of them, another's are not.
         ranked = sorted(named, key=lambda pair: (-pair[1], pair[0]))
-        shown = set(self._shown([item for item, _ in ranked], as_of_ms))
+        shown = set(self._shown([item for item, _ in ranked], as_of_ms)[0])
         listed = [ScoredItem(item, score) for item, score in ranked if item in shown]
         return ItemList(listed[:k], rfc3339(as_of_ms))
 
@@ -155,12 +168,17 @@ class Engine:
         raw = self.replica.users.get(user)
         return user_codec.decode(raw) if raw is not None else None
 
-    def _shown(self, items: list[str], as_of_ms: int) -> list[str]:
-        """Items without those hidden, deleted or expired; an item that the catalogue lacks may be shown."""
+    def _shown(self, items: list[str], as_of_ms: int) -> tuple[list[str], list[str]]:
+        """Items that may be shown, and those hidden, deleted or expired; one that the catalogue lacks may be shown."""
         restricted = self.replica.restricted
         if not restricted:
-            return items
-        return [item for item in items if (entry := restricted.get(item)) is None or entry.may_be_shown(as_of_ms)]
+            return items, []
+        withheld = {
+            item: None
+            for item in items
+            if (entry := restricted.get(item)) is not None and not entry.may_be_shown(as_of_ms)
+        }
+        return [item for item in items if item not in withheld], list(withheld)
 
     def question(self, user: str, items: list[str], as_of_ms: int, *, ordered: bool) -> Question:
         """Gather the features of a user with items as of an event time; `ordered`: the items' order is a feature."""
@@ -178,10 +196,10 @@ class Engine:
         return started_s + (deadline_ms or self._settings.deadline_ms) / 1000
 
     def _answer(self, question: Question, k: int, *, explain: bool) -> Answer:
-        scored, fallback = self._score(question)
-        order = np.argsort(-scored.scores, kind="stable")[:k]
-        scores = np.round(scored.scores[order], 6).tolist()
-        decision_id = uuid.uuid4().hex
+        scored, fallback = self.score(question)
+        order, scores = best(scored, k)
+        ts_ms = time.time_ns() // 1_000_000
+        decision_id = new_id(ts_ms)
         ranked = [
             RankedItem(question.items[at], score, rank)
             for rank, (at, score) in enumerate(zip(order.tolist(), scores, strict=True), start=1)
@@ -189,10 +207,11 @@ class Engine:
         if explain:
             for item, at in zip(ranked, order.tolist(), strict=True):
                 item.features = dict(zip(FEATURE_NAMES, question.features[at].tolist(), strict=True))
-        self._log(decision_id, question, scored, fallback, ranked, order)
+        self._log(decision_id, ts_ms, question, scored, fallback, ranked, order, k)
         return Answer(decision_id, ranked, scored.model, scored.policy, fallback, rfc3339(question.as_of_ms))
 
-    def _score(self, question: Question) -> tuple[Scored, str | None]:
+    def score(self, question: Question) -> tuple[Scored, str | None]:
+        """Scores of the question's items in the best way there is, and why it is no better one."""
         if question.state is None:
             return self._trending_scores(question), "unknown-user"
         if time.monotonic() > question.due_s:
@@ -216,7 +235,10 @@ class Engine:
         segment = self._segment(question)
         by_segment = columns.segment_scores(question.rows, segment, question.as_of_ms) if segment else None
         overall = columns.weighted_totals(question.rows, KIND_WEIGHTS)
-        scores: Scores = overall if by_segment is None else by_segment + overall / (1.0 + overall.max(initial=0.0))
+        scores: Scores = overall
+        # What the segment did with other items has no part in it.
+        if by_segment is not None and by_segment.any():
+            scores = by_segment + overall / (1.0 + overall.max(initial=0.0))
         if not scores.any():
             # Nothing is known of any: the caller's order (the catalogue's, for a recommendation) stands.
             return Scored(np.zeros(len(question.items)), "given-order", "")
@@ -233,18 +255,21 @@ class Engine:
     def _log(
         self,
         decision_id: str,
+        ts_ms: int,
         question: Question,
         scored: Scored,
         fallback: str | None,
         ranked: list[RankedItem],
         order: Rows,
+        k: int,
     ) -> None:
         logged = ranked[:LOGGED_ITEMS]
+        told = question.context.get(self._settings.segment_field)
         self._decisions.add(
             Decision(
                 id=decision_id,
                 user=question.user,
-                ts_ms=time.time_ns() // 1_000_000,
+                ts_ms=ts_ms,
                 as_of_ms=question.as_of_ms,
                 slot=question.slot,
                 policy=scored.policy,
@@ -257,5 +282,19 @@ class Engine:
                 feature_hash=FEATURE_HASH,
                 features=question.features[order[:LOGGED_ITEMS]].tobytes(),
                 candidates=len(question.items),
+                asked=question.asked,
+                k=k,
+                ranked=question.items,
+                withheld=question.withheld,
+                segment=told if isinstance(told, str) else None,
+                user_applied=question.state.applied if question.state else -1,
+                learner=self.scorers.learned,
+                state=self._positions(),
             )
         )
+
+
+def best(scored: Scored, k: int) -> tuple[Rows, list[float]]:
+    """Places of the `k` highest scores, highest first and equal ones as given, and their scores as answered."""
+    order = np.argsort(-scored.scores, kind="stable")[:k]
+    return order, np.round(scored.scores[order], 6).tolist()

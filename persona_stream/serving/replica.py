@@ -8,11 +8,11 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from operator import attrgetter
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from msgspec import Struct
 
 from models.registry import RegistryState, fold_models
@@ -51,6 +51,8 @@ class TableView:
         self.apply = apply
         self.keys = keys
         self.progress: dict[int, Progress] = {}
+        self.unsettled: set[int] = set()
+        """Partitions of which a change was read in part: some keys are newer than the progress tells."""
         self.source_ends: dict[int, int] = {}
         self.changelog_lag = 0
 
@@ -108,6 +110,8 @@ class Replica:
         self._consumers: list[AIOKafkaConsumer] = []
         self._positions: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self.changes_applied = 0
+        """Grows with each batch of changelog records applied."""
         self.records_read = 0
         """Changelog records read since the start."""
         self.polled_s = 0.0
@@ -174,6 +178,7 @@ class Replica:
                 for start in range(0, len(records), APPLY_RECORDS):
                     part = records[start : start + APPLY_RECORDS]
                     self._apply(tp, {record.key: record.value for record in part})
+                    self._note_settled(tp, part)
                     self._positions[tp] = part[-1].offset + 1
                     self.records_read += len(part)
                     # Requests must not wait behind a long batch.
@@ -189,6 +194,7 @@ class Replica:
         while any(self._positions[tp] < end for tp, end in ends.items()):
             for tp, records in (await consumer.getmany(timeout_ms=CATCH_UP_MS)).items():
                 newest[tp].update(zip(map(_KEY, records), map(_VALUE, records), strict=True))
+                self._note_settled(tp, records)
                 self.records_read += len(records)
                 await asyncio.sleep(0)
             await self._note_positions(consumer)
@@ -203,7 +209,15 @@ class Replica:
         for tp in self._positions:
             self._positions[tp] = await consumer.position(tp)
 
+    def _note_settled(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        """Note whether what was read ends with a whole change; that a partition has a new owner changes nothing."""
+        last = next((record.key for record in reversed(records) if record.key != OWNER_KEY), None)
+        view = self._by_changelog.get(tp.topic)
+        if view is not None and last is not None:
+            (view.unsettled.discard if last == PROGRESS_KEY else view.unsettled.add)(tp.partition)
+
     def _apply(self, tp: TopicPartition, changes: Changes) -> None:
+        self.changes_applied += 1
         view = self._by_changelog.get(tp.topic)
         if view is None:
             self._apply_models(changes)

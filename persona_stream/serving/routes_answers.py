@@ -1,7 +1,6 @@
 """What should this user see now? The routes that answer from the replica."""
 
 import time
-import uuid
 from collections.abc import Sequence
 
 import msgspec
@@ -12,6 +11,7 @@ from persona_stream.serving.problem import ProblemError, misfit
 from persona_stream.serving.queries import Query, RecommendQuery, SimilarQuery, TrendingQuery
 from persona_stream.serving.schemas import Answer, ItemList, ItemView, RankedItem, RankRequest, UserView
 from persona_stream.serving.views import rfc3339
+from persona_stream.vocabulary.ids import new_id
 
 _encode = msgspec.json.Encoder().encode
 _decode_rank = msgspec.json.Decoder(RankRequest).decode
@@ -93,8 +93,8 @@ def _reply(answer: Answer) -> Reply:
 
 def _given_order(items: Sequence[str]) -> Answer:
     ranked = [RankedItem(name, 0.0, place) for place, name in enumerate(items, start=1)]
-    now = rfc3339(time.time_ns() // 1_000_000)
-    return Answer(uuid.uuid4().hex, ranked, model="", policy="given-order", fallback="error", as_of=now)
+    now_ms = time.time_ns() // 1_000_000
+    return Answer(new_id(now_ms), ranked, model="", policy="given-order", fallback="error", as_of=rfc3339(now_ms))
 
 
 _STALE = ("bad-request", "stale-state")

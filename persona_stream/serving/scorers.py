@@ -17,6 +17,7 @@ from tables.counters import Floats
 
 RANKER = "ranker"
 """The name in the registry whose live version is served."""
+ONLINE = "online"
 MIN_ONLINE_EXAMPLES = 500
 """Below this the online learner knows less than a simple rule."""
 REBUILD_S = 0.02
@@ -34,6 +35,8 @@ class Scored(Struct):
     scores: Scores
     policy: str
     model: str
+    parts: dict[str, Scores] = {}
+    """By model, what each gave before they were blended."""
 
 
 class Scorers:
@@ -47,6 +50,8 @@ class Scorers:
         self._online = OnlineScorer([])
         self._online_version = 0
         self._online_built_s = 0.0
+        self.learned: list[int] = []
+        """By partition of the examples, the offset up to which the online weights have learned; -1: nothing."""
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -64,31 +69,36 @@ class Scorers:
         """What answers are scored with: `ranker/v3+online`, `online`, or empty."""
         online = self._refreshed_online()
         names = [f"{RANKER}/{self._ranker_version}"] if self._ranker else []
-        names += ["online"] if online.examples >= MIN_ONLINE_EXAMPLES else []
+        names += [ONLINE] if online.examples >= MIN_ONLINE_EXAMPLES else []
         return "+".join(names)
 
     def score(self, features: Floats) -> Scored | None:
         """Scores float64 `[n]` of rows float32 `[n, F]`; None where there is no model. Raises ModelError."""
         online = self._refreshed_online()
-        parts: list[Scores] = []
-        policies: list[str] = []
+        parts: dict[str, Scores] = {}
         if self._ranker is not None:
-            parts.append(self._ranker.score(features).astype(np.float64))
-            policies.append(RANKER)
+            parts[RANKER] = self._ranker.score(features).astype(np.float64)
         if online.examples >= MIN_ONLINE_EXAMPLES:
-            parts.append(online.predict(features))
-            policies.append("online")
+            parts[ONLINE] = online.predict(features)
         if not parts:
             return None
         if len(parts) == 1:
-            return Scored(parts[0], policies[0], self.model)
+            ((policy, scores),) = parts.items()
+            return Scored(scores, policy, self.model, parts)
         # The two have different units: each is standardized within the list, then they weigh the same.
-        return Scored(_blended(np.array(parts)), "blend", self.model)
+        return Scored(_blended(np.array(list(parts.values()))), "blend", self.model, parts)
+
+    def online(self) -> OnlineScorer:
+        """The weights of all partitions' learners, merged."""
+        return self._refreshed_online()
 
     def _refreshed_online(self) -> OnlineScorer:
         models, now_s = self._replica.models, time.monotonic()
         if models.learner_version != self._online_version and now_s - self._online_built_s > REBUILD_S:
-            self._online = OnlineScorer(models.learner.values())
+            # In an order of their own: the mean of the weights is then the same at every server, to the last bit.
+            states = {int(key): models.learner[key] for key in sorted(models.learner, key=int)}
+            self._online = OnlineScorer(states.values())
+            self.learned = [states[p].applied if p in states else -1 for p in range(max(states, default=-1) + 1)]
             self._online_version = models.learner_version
             self._online_built_s = now_s
         return self._online
@@ -98,10 +108,11 @@ class Scorers:
             models = self._replica.models
             if models.registry_version != self._registry_version:
                 self._registry_version = models.registry_version
-                await self._load(models.registry.live_record(RANKER))
+                await self.load(models.registry.live_record(RANKER))
             await asyncio.sleep(WATCH_S)
 
-    async def _load(self, record: ModelRecord | None) -> None:
+    async def load(self, record: ModelRecord | None) -> None:
+        """Score with a version of the ranker from now on, None: with none. One that must not be served is logged."""
         if record is None:
             self._ranker, self._ranker_version = None, ""
         elif record.version != self._ranker_version:

@@ -18,9 +18,8 @@ def rfc3339(ts_ms: int) -> str:
     return datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def user_view(replica: Replica, user: str, state: UserState, gap_ms: int) -> UserView:
-    """What is held of a user, as of now."""
-    as_of_ms = replica.now_ms()
+def user_view(replica: Replica, user: str, state: UserState, gap_ms: int, as_of_ms: int) -> UserView:
+    """What is held of a user, as of an event time."""
     row = person_columns(state, [""], as_of_ms, gap_ms, ordered=False)[0, : len(USER_FEATURES)]
     panes = stack_panes([state.panes])
     profile = replica.profile(user)

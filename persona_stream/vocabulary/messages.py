@@ -48,8 +48,22 @@ class Example(Struct, array_like=True, gc=False):
     source_offset: int = -1
 
 
-class Decision(Struct, kw_only=True, gc=False):
-    """What an answer showed and why. Topic `decisions.v1` (JSON), key = user."""
+class Positions(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """The source offset, by partition, up to which each table was folded in what a server held; -1: nothing yet."""
+
+    users: list[int]
+    items: list[int]
+    catalogue: list[int]
+    profiles: list[int]
+    unsettled: list[str] = []
+    """`table/partition` of which a change had been read in part: some of its keys were newer than the position."""
+
+
+class Decision(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """What an answer showed and why. Topic `decisions.v1` (JSON), key = user.
+
+    What has a default is younger than the topic, and left out where it is the default.
+    """
 
     id: str
     user: str
@@ -69,6 +83,22 @@ class Decision(Struct, kw_only=True, gc=False):
     """float32, row-major, one row an item of `items` (base64 in the JSON)."""
     candidates: int
     """How many items were ranked; `items` holds those answered."""
+    asked: str = ""
+    """`rank`: the caller gave the items, in an order; `recommend`: the server found them."""
+    k: int = 0
+    """How many items were asked for."""
+    ranked: list[str] = []
+    """The items that were ranked, in the order given or found."""
+    withheld: list[str] = []
+    """Items left out before that: the catalogue says that they may not be shown."""
+    segment: str | None = None
+    """The user's segment, where the request's context told one."""
+    user_applied: int = -1
+    """The source offset up to which the user's own state was folded; -1: nothing was held of the user."""
+    learner: list[int] = []
+    """By partition of the examples, the offset up to which the online model had learned; -1: nothing."""
+    state: Positions | None = None
+    """What the server held then; None in decisions older than this field."""
 
 
 class ModelRecord(Struct, array_like=True):
