@@ -31,6 +31,8 @@ class Live(Struct):
     folder: Path
     workers: list[Process] = []
     servers: list[Process] = []
+    through: str = ""
+    """Where its processes reach Kafka, where that is not where the test does."""
     restarts: int = 0
     """How many workers ended by themselves and were started again."""
 
@@ -46,23 +48,26 @@ class Live(Struct):
 
     def start_worker(self, name: str = "") -> Process:
         """One more worker; with a name, its group knows it again when it comes back."""
-        worker = start_worker(msgspec.structs.replace(self.settings, worker_id=name), self._new_log())
+        worker = start_worker(self._told(worker_id=name), self._new_log())
         self.workers.append(worker)
         return worker
 
     def start_server(self, port: int) -> Process:
         """One more server, at a port of its own."""
-        settings = msgspec.structs.replace(self.settings, http_port=port)
-        server = start_server(settings, self.folder / f"server-{len(self.servers)}.log")
+        server = start_server(self._told(http_port=port), self.folder / f"server-{len(self.servers)}.log")
         self.servers.append(server)
         return server
+
+    def _told(self, **changed: object) -> Settings:
+        """The settings that a process is given."""
+        return msgspec.structs.replace(self.settings, kafka=self.through or self.settings.kafka, **changed)
 
     def _new_log(self) -> Path:
         return self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log"
 
     def start_doomed_worker(self, fate: str, moment: str, topic: str) -> Process:
         """One more worker, that sends itself a signal (or hangs) just `before` or `after` a write to `topic`."""
-        worker = start_module("support.doomed_worker", self.settings, self._new_log(), fate, moment, topic)
+        worker = start_module("support.doomed_worker", self._told(), self._new_log(), fate, moment, topic)
         self.workers.append(worker)
         return worker
 
@@ -157,7 +162,7 @@ MakeLive = Callable[[], Live]
 
 
 @contextmanager
-def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator[MakeLive]:
+def live(kafka: str, folder: Path, *, partitions: int = 2, through: str = "") -> Iterator[MakeLive]:
     """`make()` gives a new namespace each time; all its processes are killed in the end."""
     made: list[Live] = []
 
@@ -165,7 +170,7 @@ def live(kafka: str, folder: Path, *, partitions: int = 2) -> Iterator[MakeLive]
         home = folder / f"home-{len(made)}"
         home.mkdir()
         settings = Settings(kafka=kafka, namespace=f"w{uuid4().hex[:8]}", partitions=partitions, home=home)
-        made.append(Live(settings, home))
+        made.append(Live(settings, home, through=through))
         return made[-1]
 
     try:

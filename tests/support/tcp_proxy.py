@@ -4,6 +4,7 @@
         proxy.latency_s = 0.05              # each way, for every byte
         proxy.rate_bytes_s = 100_000        # each way, each connection; None: as fast as it goes
         proxy.stall()                       # connections are taken and nothing passes, until `flow()`
+        proxy.strand()                      # who is connected now hears nothing any more, not even of an end
         proxy.cut()                         # every connection is reset now
         proxy.cut_after_bytes = 10_000      # reset all once so many more bytes of clients were passed on
         await proxy.refuse()                # nobody listens, and all is cut, until `accept()`
@@ -87,6 +88,16 @@ class TcpProxy:
         """End a stall."""
         self._flowing.set()
 
+    def strand(self) -> int:
+        """Leave every connection half-open: each side believes in it, and nothing passes. New ones are as before.
+
+        How many there were.
+        """
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        return len(self._links)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -118,7 +129,7 @@ class TcpProxy:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, sent: bool = False) -> None:
         """One direction: what is read now is written after the latency, at most at the rate."""
-        loop = asyncio.get_running_loop()
+        loop, flowing = asyncio.get_running_loop(), self._flowing
         on_the_way: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue(CHUNKS_ON_THE_WAY)
 
         async def read() -> None:
@@ -135,7 +146,7 @@ class TcpProxy:
             while True:
                 due_s, data = await on_the_way.get()
                 await asyncio.sleep(due_s - loop.time())
-                await self._flowing.wait()
+                await flowing.wait()
                 if isinstance(data, OSError):
                     raise data
                 if not data:
