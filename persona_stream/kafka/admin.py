@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -14,15 +15,15 @@ VISIBLE_WITHIN_S = 15.0
 POLL_S = 0.05
 
 
-async def ensure_topics(settings: Settings) -> list[TopicSpec]:
-    """Create the topics that are missing and return all, once brokers show them.
+async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] = ()) -> list[TopicSpec]:
+    """Create the topics that are missing (by default of all the system's) and return all, once brokers show them.
 
     Raises ConfigError where one has other partitions than configured.
 
     Tables and their source topics are joined partition by partition, so a topic with another count would give
     wrong state, not an error, later.
     """
-    specs = list(topic_specs(settings))
+    specs = list(specs) or list(topic_specs(settings))
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     await admin.start()
     try:

@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, cast
 
 import faust
 from aiokafka import ConsumerRecord
@@ -44,6 +44,13 @@ class SliceSchema(faust.Schema[Any, Any]):
     def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
         """The slice itself."""
         return message.value
+
+
+class FoldingApp(Protocol):
+    """What the consumer needs of its app."""
+
+    def folded(self, topic: str, partition: int) -> int | None:
+        """The source offset up to which all is in the state held; None where that is kept in no table."""
 
 
 class BatchingConsumer(driver.Consumer):
@@ -147,7 +154,7 @@ class BatchingConsumer(driver.Consumer):
             self._trackers.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """Read again from the committed offsets; slices delivered before that don't count any more.
+        """Read on behind what the state held has of each partition; slices delivered before don't count any more.
 
         Faust seeks when recovery is done, and then empties the streams' queues: a slice that was fetched in between
         would be lost, and later ones committed past it. So the flow stands still, until Faust resumes it right after;
@@ -155,28 +162,42 @@ class BatchingConsumer(driver.Consumer):
         """
         self.stop_flow()
         self._trackers.clear()
-        await self._seek_to_committed()
+        await self._seek_to_progress()
 
-    async def _seek_to_committed(self) -> None:
+    async def _seek_to_progress(self) -> None:
+        """Go by the tables' progress: state and position can't part, whichever generation of a table is live.
+
+        Committed offsets stand in only where a topic is folded into no table. They are asked for all the same: what is
+        committed goes on from there.
+        """
         await super().perform_seek()
-        # What was fetched and dropped in a rebalance must be read again where nothing is committed yet, too.
-        uncommitted = [
-            self._new_topicpartition(tp.topic, tp.partition)
+        # Progress of nothing, too, is a position: what was fetched and dropped in a rebalance must be read again.
+        offsets = {
+            self._new_topicpartition(tp.topic, tp.partition): self._next_offset(tp)
             for tp in self.assignment()
-            if not self._is_changelog_tp(tp) and not self._committed_offset.get(tp)
-        ]
-        if uncommitted:
-            await self._thread.seek_to_beginning(*uncommitted)
+            if not self._is_changelog_tp(tp)
+        }
+        beginning = [tp for tp, offset in offsets.items() if not offset]
+        for tp in beginning:
+            self._read_offset[tp] = None
+        if beginning:
+            await self._thread.seek_to_beginning(*beginning)
+        if len(beginning) < len(offsets):
+            await self._thread.seek_wait({tp: offset for tp, offset in offsets.items() if offset})
+
+    def _next_offset(self, tp: TP) -> int:
+        folded = cast(FoldingApp, self.app).folded(tp.topic, tp.partition)
+        return (self._committed_offset.get(tp) or 0) if folded is None else folded + 1
 
     async def _forget_positions(self) -> None:
         if self.app.should_stop:
             return
         try:
             # Slices in flight still count: whoever stops the flow waits for them next, and commits them.
-            await self._seek_to_committed()
+            await self._seek_to_progress()
         except Exception as error:
             # The coordinator may be away in a rebalance; Faust seeks again when the assignment arrives.
-            self.log.warning("seek to committed offsets failed during a rebalance: %r", error)
+            self.log.warning("seek failed during a rebalance: %r", error)
 
 
 class BatchingTransport(driver.Transport):

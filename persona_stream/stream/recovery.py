@@ -73,7 +73,10 @@ class ChangelogRecovery(Recovery):
 
     async def _recover(self) -> None:
         app = cast(RecoveringApp, self.app)
-        tables: dict[TP, ChangelogTable[Any]] = {tp: _changelog_table(self.tp_to_table[tp]) for tp in self.active_tps}
+        tables: dict[TP, ChangelogTable[Any]] = {}
+        for assigned in self.active_tps:
+            table = _changelog_table(self.tp_to_table[assigned])
+            tables[TP(table.changelog, assigned.partition)] = table
         reader = AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,

@@ -16,10 +16,10 @@ V = TypeVar("V")
 class PartitionedStore(memory.Store[str, V], Generic[V]):
     """In-memory store, one `Partition` for each partition of the changelog that this worker has."""
 
-    def __init__(self, *args: Any, codec: Codec[V], changelog: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, codec: Codec[V], assigned_as: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._codec = codec
-        self._changelog = changelog
+        self._assigned_as = assigned_as
         self.partitions: dict[int, Partition[V]] = {}
 
     def _clear(self) -> None:
@@ -34,7 +34,7 @@ class PartitionedStore(memory.Store[str, V], Generic[V]):
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Drop the partitions that other workers have now: theirs is the newer state."""
-        mine = {tp.partition for tp in (*active_tps, *standby_tps) if tp.topic == self._changelog}
+        mine = {tp.partition for tp in (*active_tps, *standby_tps) if tp.topic == self._assigned_as}
         for number in [number for number in self.partitions if number not in mine]:
             del self.partitions[number]
 
@@ -70,15 +70,18 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
 
     The agent takes `partition(n).take_changes()` after each slice and has them written to the changelog before it marks
     the slice applied: one record a changed key, whatever the slice did to it.
+
+    `changelog` is the topic that is read and written. Faust assigns partitions by `assigned_as`, which is the same in
+    every generation: workers of one group may differ in their generation for a moment, never in what they ask for.
     """
 
-    def __init__(self, app: faust.App, *, codec: Codec[V], changelog: str, **kwargs: Any) -> None:
+    def __init__(
+        self, app: faust.App, *, codec: Codec[V], changelog: str, assigned_as: str | None = None, **kwargs: Any
+    ) -> None:
         self._codec = codec
-        super().__init__(
-            app,
-            changelog_topic=app.topic(changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True),
-            **kwargs,
-        )
+        self.changelog = changelog
+        topic = app.topic(assigned_as or changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True)
+        super().__init__(app, changelog_topic=topic, **kwargs)
 
     def _new_store(self) -> PartitionedStore[V]:
         return PartitionedStore(
@@ -87,7 +90,7 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
             self,
             table_name=self.name,
             codec=self._codec,
-            changelog=self.changelog_topic_name,
+            assigned_as=self.changelog_topic_name,
         )
 
     @property

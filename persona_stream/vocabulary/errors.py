@@ -7,6 +7,7 @@
     ├── ModelError               a model that must not be served (parity, feature hash, unknown version)
     ├── PartitionLostError       a partition is another worker's by now
     ├── RecoveryError            a changelog can't be read to its end
+    ├── GenerationError          a generation of tables that is not there, or must not be live
     └── StaleStateError          a caller's freshness bound can't be met
 
 Each message says what was wrong and where; `hint` says what to do about it.
@@ -57,6 +58,12 @@ class RecoveryError(PersonaError):
     """A changelog can't be read to its end."""
 
     code = "recovery"
+
+
+class GenerationError(PersonaError):
+    """A generation of tables that is not there, or must not be live."""
+
+    code = "generation"
 
 
 class StaleStateError(PersonaError):

@@ -10,6 +10,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 FIRST_GENERATION = 1
 """The generation of a table that was never rebuilt."""
 _DAY_MS = 86_400_000
+_COMPACTED = {"cleanup.policy": "compact"}
+# Above the largest event, so that an oversized record reaches the dead-letter topic with its reason, whole.
+_ROOMY = {"max.message.bytes": str(4 * MAX_EVENT_BYTES)}
 
 
 class TopicSpec(Struct, frozen=True):
@@ -51,20 +54,23 @@ def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
     n = settings.partitions
     # The broker's own clock stamps what is published: the skew rule then can't be fooled by a producer's clock.
     appended = {"message.timestamp.type": "LogAppendTime"}
-    compacted = {"cleanup.policy": "compact"}
-    # Above the largest event, so that an oversized record reaches the dead-letter topic with its reason, whole.
-    roomy = {"max.message.bytes": str(4 * MAX_EVENT_BYTES)}
-    yield TopicSpec(topics.events, n, {**appended, **roomy, "retention.ms": "-1"})
-    yield TopicSpec(topics.items, n, {**compacted, **appended, **roomy})
-    yield TopicSpec(topics.profiles, n, {**compacted, **appended, **roomy})
-    yield TopicSpec(topics.item_events, n, {"retention.ms": str(7 * _DAY_MS), **roomy})
-    yield TopicSpec(topics.examples, n, {"retention.ms": "-1", **roomy})
-    yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **roomy})
+    yield TopicSpec(topics.events, n, {**appended, **_ROOMY, "retention.ms": "-1"})
+    yield TopicSpec(topics.items, n, {**_COMPACTED, **appended, **_ROOMY})
+    yield TopicSpec(topics.profiles, n, {**_COMPACTED, **appended, **_ROOMY})
+    yield TopicSpec(topics.item_events, n, {"retention.ms": str(7 * _DAY_MS), **_ROOMY})
+    yield TopicSpec(topics.examples, n, {"retention.ms": "-1", **_ROOMY})
+    yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **_ROOMY})
     # Models are a few hundred kilobytes each; one partition keeps promotions in one order for every reader.
-    yield TopicSpec(topics.models, 1, {**compacted, "max.message.bytes": str(64 * MAX_EVENT_BYTES)})
+    yield TopicSpec(topics.models, 1, {**_COMPACTED, "max.message.bytes": str(64 * MAX_EVENT_BYTES)})
     # Which generation of each table is live: every change of that, in one order.
     yield TopicSpec(topics.generations, 1, {"retention.ms": "-1"})
-    yield TopicSpec(topics.deadletter, n, {"retention.ms": "-1", **roomy})
-    yield TopicSpec(topics.late, n, {"retention.ms": "-1", **roomy})
+    yield TopicSpec(topics.deadletter, n, {"retention.ms": "-1", **_ROOMY})
+    yield TopicSpec(topics.late, n, {"retention.ms": "-1", **_ROOMY})
     for table in TABLES:
-        yield TopicSpec(topics.changelog(table), n, {**compacted, **roomy, "segment.ms": str(_DAY_MS)})
+        yield changelog_spec(settings, table)
+
+
+def changelog_spec(settings: Settings, table: str, generation: int = FIRST_GENERATION) -> TopicSpec:
+    """The changelog of a generation of a table."""
+    name = Topics(settings.namespace).changelog(table, generation)
+    return TopicSpec(name, settings.partitions, {**_COMPACTED, **_ROOMY, "segment.ms": str(_DAY_MS)})

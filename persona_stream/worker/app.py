@@ -1,5 +1,6 @@
 """The Faust app: which agent folds which topic into which table, and in what order effects reach Kafka."""
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from persona_stream.stream.slices import Slice
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.topics import Topics
+from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
 from persona_stream.worker.effects import Effects, describe
 from tables import catalogue, items, learner, profiles, users
 
@@ -65,6 +66,13 @@ class WorkerApp(faust.App):
     writer: BatchWriter
     changelogs: FencedWriter
     effects: list[Effects]
+    by_source: dict[str, ChangelogTable[Any]]
+    """Source topic -> the table that it is folded into."""
+
+    def folded(self, topic: str, partition: int) -> int | None:
+        """The source offset up to which all is in the state held; None where that is kept in no table."""
+        table = self.by_source.get(topic)
+        return None if table is None else table.partition(partition).progress.offset
 
     async def on_start(self) -> None:
         """Connect the writer before any agent can need it."""
@@ -83,8 +91,10 @@ class WorkerApp(faust.App):
         await self.writer.stop()
 
 
-def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> WorkerApp:
-    """The worker's app, ready to start; `specs` defaults to all agents."""
+def build_app(
+    settings: Settings, specs: list[AgentSpec] | None = None, live: Mapping[str, int] | None = None
+) -> WorkerApp:
+    """The worker's app, ready to start; `specs` defaults to all agents, `live` to every table's first generation."""
     app = WorkerApp(
         f"{settings.namespace}-worker",
         broker=[f"kafka://{server}" for server in settings.bootstrap().split(",")],
@@ -116,16 +126,24 @@ def build_app(settings: Settings, specs: list[AgentSpec] | None = None) -> Worke
     app.changelogs = FencedWriter(settings, client_id=f"{settings.namespace}-changelogs")
     app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
     app.effects = []
-    topics = Topics(settings.namespace)
+    app.by_source = {}
     for spec in agent_specs(settings) if specs is None else specs:
-        _add_agent(app, topics, spec)
+        _add_agent(app, spec, (live or {}).get(spec.table, FIRST_GENERATION))
     return app
 
 
-def _add_agent(app: WorkerApp, topics: Topics, spec: AgentSpec) -> None:
-    table = ChangelogTable[Any](app, name=spec.table, codec=spec.codec, changelog=topics.changelog(spec.table))
+def _add_agent(app: WorkerApp, spec: AgentSpec, generation: int) -> None:
+    topics = Topics(app.settings.namespace)
+    table = ChangelogTable[Any](
+        app,
+        name=spec.table,
+        codec=spec.codec,
+        changelog=topics.changelog(spec.table, generation),
+        assigned_as=topics.changelog(spec.table),
+    )
     app.tables.add(table)
-    effects = Effects(app.writer, app.changelogs, spec.table, table.changelog_topic_name, app.crash)
+    app.by_source[spec.source] = table
+    effects = Effects(app.writer, app.changelogs, spec.table, table.changelog, app.crash)
     app.effects.append(effects)
 
     async def run(stream: StreamT[Slice]) -> None:

@@ -10,16 +10,20 @@ from typing import NoReturn, cast
 
 import uvloop
 from aiohttp import web
+from aiokafka.errors import KafkaError
 from faust.tables.manager import TableManager
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.kafka.generations import GenerationLog
 from persona_stream.stream.consumer import BatchingConsumer
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
 
 STOP_TIMEOUT_S = 20.0
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+WATCH_RETRY_S = 1.0
 SWITCH_S = 0.0005
 """Faust fetches in a thread of its own: with Python's 5 ms it may wait that long for a fold to let it go on."""
 YOUNG_OBJECTS = 100_000
@@ -44,35 +48,65 @@ def run_worker(settings: Settings, specs: list[AgentSpec] | None = None) -> NoRe
 async def _run(settings: Settings, specs: list[AgentSpec] | None) -> NoReturn:
     await ensure_topics(settings)
     (settings.home / "worker").mkdir(parents=True, exist_ok=True)
-    app = build_app(settings, specs)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    generations = GenerationLog(settings)
+    await generations.start()
+    app = build_app(settings, specs, generations.history.live())
+    stop, switched = asyncio.Event(), asyncio.Event()
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Blocked while a process of another generation became this one.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    watching = asyncio.create_task(_watch(generations, switched))
     health = await _start_health(app, settings)
     crashed = True
     try:
-        crashed = await _serve_until(app, stop)
+        crashed = await _serve_until(app, stop, switched)
     except (Exception, asyncio.CancelledError):
         # A process that stayed would keep its health server and do nothing: whatever went wrong, it ends.
         logger.exception("the worker broke")
+    watching.cancel()
     await health.cleanup()
+    _end(1 if crashed else 0, anew=switched.is_set() and not stop.is_set())
+
+
+def _end(code: int, *, anew: bool) -> NoReturn:
+    """End the process, or become one that starts anew: the same process id, so that no supervisor sees a death."""
     # Faust's consumer runs in a thread that outlives a crash in the middle of its start: nothing is left to wait for.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1 if crashed else 0)
+    if anew:
+        # A signal that comes now waits until the new process can drain.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # itself
+    os._exit(code)
 
 
-async def _serve_until(app: WorkerApp, stop: asyncio.Event) -> bool:
-    """Run the app until `stop` or a crash; True if it crashed."""
+async def _watch(generations: GenerationLog, switched: asyncio.Event) -> None:
+    """Set `switched` once another generation of any table is live."""
+    mine = generations.history.live()
+    while True:
+        try:
+            if (await generations.changed()).live() != mine:
+                break
+        except KafkaError as error:
+            logger.warning("generations can't be followed for the moment: %r", error)
+            await asyncio.sleep(WATCH_RETRY_S)
+    logger.info("another generation of tables is live; starting anew on it")
+    switched.set()
+
+
+async def _serve_until(app: WorkerApp, stop: asyncio.Event, switched: asyncio.Event) -> bool:
+    """Run the app until it is to stop, or to start anew, or crashes; True if it crashed."""
     crashed = True
     try:
         await app.start()
         ended = [
-            asyncio.ensure_future(stop.wait()),
             asyncio.ensure_future(app.wait_for_stopped(asyncio.Event().wait())),
+            asyncio.ensure_future(stop.wait()),
+            asyncio.ensure_future(switched.wait()),
         ]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-        crashed = ended[1].done()
+        crashed = ended[0].done()
         for task in ended:
             task.cancel()
     except Exception:

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.kafka.generations import read_history
 from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, Codec, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.topics import Topics
+from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
 from persona_stream.worker.app import agent_specs
 from support.cluster import Table, bury, committed, end_offsets, members, read_table, until
 from support.processes import Process, start_module, start_server, start_worker
@@ -108,9 +109,13 @@ class Live(Struct):
     def _alone(self, worker: Process) -> bool:
         return all(other is worker or other.exit_code() is not None for other in self.workers)
 
+    async def changelog(self, table: str) -> str:
+        """The changelog of a table's live generation."""
+        return self.topics.changelog(table, (await read_history(self.settings)).live().get(table, FIRST_GENERATION))
+
     async def progress(self, table: str) -> dict[int, Progress]:
         """How far each partition of a table has come, as its changelog tells."""
-        held = await read_table(self.settings.kafka, self.topics.changelog(table))
+        held = await read_table(self.settings.kafka, await self.changelog(table))
         return {p: decode_progress(part[PROGRESS_KEY]) for p, part in held.items() if PROGRESS_KEY in part}
 
     async def is_applied(self, table: str) -> bool:
@@ -143,7 +148,7 @@ class Live(Struct):
 
     async def table(self, name: str) -> Table:
         """What a table holds, by partition and key, as bytes; without the progress."""
-        held = await read_table(self.settings.kafka, self.topics.changelog(name))
+        held = await read_table(self.settings.kafka, await self.changelog(name))
         return {
             p: {key: value for key, value in part.items() if key not in SYSTEM_KEYS} for p, part in sorted(held.items())
         }
