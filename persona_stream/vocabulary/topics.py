@@ -10,7 +10,11 @@ MAX_EVENT_BYTES = 1024 * 1024
 FIRST_GENERATION = 1
 """The generation of a table that was never rebuilt."""
 _DAY_MS = 86_400_000
-_COMPACTED = {"cleanup.policy": "compact"}
+# The broker's own clock stamps every record: the skew rule can't be fooled by a producer's clock, retention goes by when
+# records came, and a worker whose clock is ahead can write (Kafka refuses what clients stamp more than an hour ahead).
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+_COMPACTED = {**_STAMPED, "cleanup.policy": "compact"}
+_KEPT = {**_STAMPED, "retention.ms": "-1"}
 # Above the largest event, so that an oversized record reaches the dead-letter topic with its reason, whole.
 _ROOMY = {"max.message.bytes": str(4 * MAX_EVENT_BYTES)}
 
@@ -52,20 +56,18 @@ def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
     """Every topic the system needs, in the order of the data's way."""
     topics = Topics(settings.namespace)
     n = settings.partitions
-    # The broker's own clock stamps what is published: the skew rule then can't be fooled by a producer's clock.
-    appended = {"message.timestamp.type": "LogAppendTime"}
-    yield TopicSpec(topics.events, n, {**appended, **_ROOMY, "retention.ms": "-1"})
-    yield TopicSpec(topics.items, n, {**_COMPACTED, **appended, **_ROOMY})
-    yield TopicSpec(topics.profiles, n, {**_COMPACTED, **appended, **_ROOMY})
-    yield TopicSpec(topics.item_events, n, {"retention.ms": str(7 * _DAY_MS), **_ROOMY})
-    yield TopicSpec(topics.examples, n, {"retention.ms": "-1", **_ROOMY})
-    yield TopicSpec(topics.decisions, n, {"retention.ms": "-1", **_ROOMY})
+    yield TopicSpec(topics.events, n, {**_KEPT, **_ROOMY})
+    yield TopicSpec(topics.items, n, {**_COMPACTED, **_ROOMY})
+    yield TopicSpec(topics.profiles, n, {**_COMPACTED, **_ROOMY})
+    yield TopicSpec(topics.item_events, n, {**_STAMPED, **_ROOMY, "retention.ms": str(7 * _DAY_MS)})
+    yield TopicSpec(topics.examples, n, {**_KEPT, **_ROOMY})
+    yield TopicSpec(topics.decisions, n, {**_KEPT, **_ROOMY})
     # Models are a few hundred kilobytes each; one partition keeps promotions in one order for every reader.
     yield TopicSpec(topics.models, 1, {**_COMPACTED, "max.message.bytes": str(64 * MAX_EVENT_BYTES)})
     # Which generation of each table is live: every change of that, in one order.
-    yield TopicSpec(topics.generations, 1, {"retention.ms": "-1"})
-    yield TopicSpec(topics.deadletter, n, {"retention.ms": "-1", **_ROOMY})
-    yield TopicSpec(topics.late, n, {"retention.ms": "-1", **_ROOMY})
+    yield TopicSpec(topics.generations, 1, _KEPT)
+    yield TopicSpec(topics.deadletter, n, {**_KEPT, **_ROOMY})
+    yield TopicSpec(topics.late, n, {**_KEPT, **_ROOMY})
     for table in TABLES:
         yield changelog_spec(settings, table)
 

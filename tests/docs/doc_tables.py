@@ -43,10 +43,9 @@ def settings_rows() -> Iterator[Iterable[str]]:
 
 
 def topic_rows() -> Iterator[Iterable[str]]:
-    yield from heading("topic", "kept", "stamped by")
+    yield from heading("topic", "kept")
     for spec in topic_specs(Settings.load(env={})):
-        stamped = "the broker" if spec.config.get("message.timestamp.type") == "LogAppendTime" else "its producer"
-        yield f"`{spec.name}`", kept(spec.config), stamped
+        yield f"`{spec.name}`", kept(spec.config)
 
 
 def kept(config: dict[str, str]) -> str:

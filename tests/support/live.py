@@ -53,6 +53,12 @@ class Live(Struct):
         self.workers.append(worker)
         return worker
 
+    def start_jumpy_worker(self) -> Process:
+        """One more worker, whose wall clock jumps."""
+        worker = start_module("support.jumpy_worker", self._told(), self._new_log())
+        self.workers.append(worker)
+        return worker
+
     def start_server(self, port: int) -> Process:
         """One more server, at a port of its own."""
         server = start_server(self._told(http_port=port), self.folder / f"server-{len(self.servers)}.log")

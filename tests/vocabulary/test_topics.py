@@ -25,11 +25,10 @@ def test_a_generation_of_a_table_has_a_changelog_of_its_own() -> None:
     assert topics.changelog("users", 2) == "shop-users-changelog-g2"
 
 
-def test_what_is_published_is_stamped_by_kafka_and_kept() -> None:
+def test_every_topic_is_stamped_by_kafka_and_what_is_published_is_kept() -> None:
     specs = {spec.name: spec.config for spec in topic_specs(Settings(namespace="shop"))}
     topics = Topics("shop")
-    for name in (topics.events, topics.items, topics.profiles):
-        assert specs[name]["message.timestamp.type"] == "LogAppendTime"
+    assert {config["message.timestamp.type"] for config in specs.values()} == {"LogAppendTime"}
     for name in (topics.events, topics.examples, topics.decisions, topics.deadletter, topics.late):
         assert specs[name]["retention.ms"] == "-1"
     for table in TABLES:
