@@ -10,8 +10,8 @@ MAX_EVENT_BYTES = 1024 * 1024
 FIRST_GENERATION = 1
 """The generation of a table that was never rebuilt."""
 _DAY_MS = 86_400_000
-# The broker's own clock stamps every record: the skew rule can't be fooled by a producer's clock, retention goes by when
-# records came, and a worker whose clock is ahead can write (Kafka refuses what clients stamp more than an hour ahead).
+# The broker's own clock stamps every record: no producer's clock can fool the skew rule, retention goes by when records
+# came, and a worker whose clock is ahead can write (Kafka refuses what clients stamp more than an hour ahead).
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
 _COMPACTED = {**_STAMPED, "cleanup.policy": "compact"}
 _KEPT = {**_STAMPED, "retention.ms": "-1"}
