@@ -1,7 +1,7 @@
 """Reading a whole topic: from its start to where it ended when the reading began. No consumer group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -31,36 +31,54 @@ async def read_topic(
     *,
     on_progress: OnProgress = ignore_progress,
     fetch_bytes: int = FETCH_BYTES,
+    starts: Mapping[int, int] | None = None,
+    ends: Mapping[int, int] | None = None,
 ) -> AsyncIterator[list[ConsumerRecord]]:
     """Every record of `topic`, by the batch; a batch is of one partition, in offset order.
 
-    `fetch_bytes` must hold the largest record. Raises ConfigError where the topic is missing, PersonaError
-    where the broker gives nothing for half a minute, and aiokafka's KafkaConnectionError where none answers.
+    `fetch_bytes` must hold the largest record. `starts` and `ends` bound what is read, by partition: from an offset, up
+    to before another; a partition that `ends` does not name is not read. Raises ConfigError where the topic is missing,
+    PersonaError where the broker gives nothing for half a minute, aiokafka's KafkaConnectionError where none answers.
     """
     async with _consumer(settings, topic, fetch_bytes) as consumer:
         partitions = list(consumer.assignment())
-        starts: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
-        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        positions = dict(starts)
-        for partition, start in starts.items():
+        firsts, lasts = await _bounds(consumer, starts, ends)
+        positions = dict(firsts)
+        for partition, start in firsts.items():
             consumer.seek(partition, start)
-        total = sum(ends[p] - starts[p] for p in partitions)
+        total = sum(lasts[p] - firsts[p] for p in partitions)
         loop = asyncio.get_running_loop()
         moved_s = loop.time()
         on_progress(0, total)
-        while any(positions[p] < ends[p] for p in partitions):
-            batches = await consumer.getmany(timeout_ms=_POLL_MS)
+        while any(positions[p] < lasts[p] for p in partitions):
+            wanted_of = [p for p in partitions if positions[p] < lasts[p]]
+            batches = await consumer.getmany(*wanted_of, timeout_ms=_POLL_MS)
             for partition, records in batches.items():
-                wanted = [record for record in records if record.offset < ends[partition]]
+                last = lasts[partition]
+                wanted = records if records[-1].offset < last else [r for r in records if r.offset < last]
                 if wanted:
                     yield wanted
             # Compaction may have taken the last offsets: the consumer's position passes them, no record does.
             now_at = {p: await consumer.position(p) for p in partitions}
             if now_at != positions:
                 positions, moved_s = now_at, loop.time()
-                on_progress(sum(min(positions[p], ends[p]) - starts[p] for p in partitions), total)
+                on_progress(sum(min(positions[p], lasts[p]) - firsts[p] for p in partitions), total)
             elif loop.time() - moved_s > _STALL_S:
                 raise PersonaError(f"topic {topic} gave no record for {_STALL_S:.0f} s.", hint="Is the broker well?")
+
+
+async def _bounds(
+    consumer: AIOKafkaConsumer, starts: Mapping[int, int] | None, ends: Mapping[int, int] | None
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Where each partition is read from, and up to."""
+    partitions = list(consumer.assignment())
+    firsts: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
+    lasts: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+    if starts is not None:
+        firsts = {p: max(first, starts.get(p.partition, 0)) for p, first in firsts.items()}
+    if ends is not None:
+        lasts = {p: min(last, ends.get(p.partition, 0)) for p, last in lasts.items()}
+    return firsts, {p: max(last, firsts[p]) for p, last in lasts.items()}
 
 
 @asynccontextmanager

@@ -199,6 +199,46 @@ def rollback(*, name: ModelName = _MODEL, flags: Flags = _FLAGS) -> int:
     return run_rollback(flags.load(), name)
 
 
+@app.command(group=_OPERATE, sort_key=6)
+def rebuild(
+    *,
+    table: Annotated[list[str] | None, Parameter(help="Only this table; may be repeated.")] = None,
+    until: Annotated[datetime | None, Parameter(help="The state as of this time (UTC unless it says).")] = None,
+    lateness_ms: Annotated[int | None, Parameter(help="Fold events that were too late by at most this.")] = None,
+    switch: Annotated[int | None, Parameter(help="Build nothing: make this generation live.")] = None,
+    no_switch: Annotated[bool, Parameter(help="Build and verify only.")] = False,
+    accept: Annotated[bool, Parameter(help="Make it live though keys differ: a fold was changed on purpose.")] = False,
+    rollback: Annotated[bool, Parameter(help="Build nothing: make live what was before.")] = False,
+    list_: Annotated[bool, Parameter(name="--list", help="Build nothing: show all generations.")] = False,
+    drop: Annotated[int | None, Parameter(help="Build nothing: delete this generation's topics.")] = None,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Fold the topics again into new tables beside the live ones, compare, and switch over.
+
+    Workers and servers go on meanwhile, and follow the switch without a failed
+    request. What was live before is kept for --rollback. Where keys differ,
+    they are named, nothing is switched and the exit code is 1.
+    """
+    from persona_stream.cli import rebuild_command as command
+
+    if list_:
+        return command.run_rebuild_list(flags.load())
+    if rollback:
+        return command.run_rollback(flags.load())
+    if switch is not None:
+        return command.run_switch(flags.load(), switch)
+    if drop is not None:
+        return command.run_drop(flags.load(), drop)
+    options = command.RebuildOptions(
+        tables=tuple(table or ()),
+        until_ms=_epoch_ms(until) or 0,
+        lateness_ms=lateness_ms,
+        switch=not no_switch,
+        accept=accept,
+    )
+    return command.run_rebuild(flags.load(), options)
+
+
 @app.command(group=_OPERATE, sort_key=1)
 def doctor(*, flags: AllFlags = _ALL) -> int:
     """Check that everything is there, and say what to do about what is not; exits with 1 on a failure."""

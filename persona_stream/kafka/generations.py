@@ -81,10 +81,12 @@ class History:
 
     def built(self) -> dict[int, Built]:
         """Generations that are there, by number."""
-        held = {change.built.number: change.built for change in self.changes if change.built is not None}
-        for change in self.changes:
-            held.pop(change.dropped, None)
-        return held
+        made = [change.built for change in self.changes if change.built is not None]
+        return {built.number: built for built in made if built.number not in self.dropped()}
+
+    def dropped(self) -> set[int]:
+        """Generations whose topics were deleted."""
+        return {change.dropped for change in self.changes if change.dropped}
 
     def generation(self, number: int) -> Built:
         """A generation that is there. Raises GenerationError."""

@@ -1,0 +1,130 @@
+"""Source topics folded again, in one process: the agents' own folds, with as little as can be around them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+from aiokafka import ConsumerRecord
+from msgspec import MsgspecError, Struct, field
+
+from models.topic_reader import OnProgress, read_topic
+from persona_stream.kafka.writer import Partitioner
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import LogRecord, Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import EventError
+from persona_stream.vocabulary.events import parse_event, parse_item, parse_profile
+from persona_stream.vocabulary.messages import decode_example, decode_item_event
+from persona_stream.vocabulary.topics import Topics
+from persona_stream.worker.app import AgentSpec
+
+FETCH_BYTES = 8 * 1024 * 1024
+Bounds = Mapping[int, int]
+"""Partition -> offset."""
+
+
+class Folded(Struct):
+    """A table folded again."""
+
+    spec: AgentSpec
+    partitions: dict[int, Partition[Any]]
+    records: int = 0
+    """Source records folded."""
+    seconds: float = 0.0
+    """Spent on it: reading, folding and writing."""
+    written: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    """By partition, each key's value as the changelog gets it."""
+
+
+def folded_of(spec: AgentSpec, settings: Settings) -> Folded:
+    """Nothing folded yet."""
+    return Folded(spec, {number: Partition(spec.codec) for number in range(settings.partitions)})
+
+
+async def fold_source(
+    settings: Settings, table: Folded, ends: Bounds, *, starts: Bounds | None, until_ms: int, on_progress: OnProgress
+) -> None:
+    """Fold the source of a table, up to before `ends`."""
+    started_s = perf_counter()
+    spec = table.spec
+    is_earlier = _earlier(settings, spec.source, until_ms)
+    reading = read_topic(
+        settings, spec.source, starts=starts, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress
+    )
+    async for records in reading:
+        wanted = list(filter(is_earlier, records)) if is_earlier else records
+        table.records += len(records)
+        if wanted:
+            number = records[0].partition
+            spec.fold.process(Slice(spec.source, number, wanted), table.partitions[number])
+    table.seconds += perf_counter() - started_s
+
+
+async def fold_events(
+    settings: Settings, users: Folded, items: Folded | None, ends: Bounds, *, until_ms: int, on_progress: OnProgress
+) -> None:
+    """Fold the events into users, and what follows from each at once into items, up to before `ends`."""
+    started_s = perf_counter()
+    source = users.spec.source
+    is_earlier = _earlier(settings, source, until_ms)
+    into_items = _IntoItems(settings, items) if items is not None else None
+    async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
+        wanted = list(filter(is_earlier, records)) if is_earlier else records
+        users.records += len(records)
+        if not wanted:
+            continue
+        number = records[0].partition
+        out = users.spec.fold.process(Slice(source, number, wanted), users.partitions[number])
+        if into_items is not None:
+            into_items.fold(out.by_topic.get(Topics(settings.namespace).item_events, ()))
+    in_items_s = into_items.seconds if into_items is not None else 0.0
+    users.seconds += perf_counter() - started_s - in_items_s
+    if items is not None and into_items is not None:
+        items.records += into_items.records
+        items.seconds += in_items_s
+
+
+class _IntoItems:
+    """Item events folded as they come: each carries its source partition and offset, so an item's value is the same
+    whatever the order of partitions."""
+
+    def __init__(self, settings: Settings, items: Folded) -> None:
+        self._items = items
+        self._split = Partitioner(settings.partitions).split
+        self.records = 0
+        self.seconds = 0.0
+
+    def fold(self, made: Iterable[Any]) -> None:
+        started_s = perf_counter()
+        spec = self._items.spec
+        for number, records in self._split(made).items():
+            into = self._items.partitions[number]
+            first = into.progress.offset + 1
+            part = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(records)]
+            spec.fold.process(Slice(spec.source, number, part), into)
+            self.records += len(part)
+        self.seconds += perf_counter() - started_s
+
+
+def _earlier(settings: Settings, source: str, until_ms: int) -> Callable[[ConsumerRecord], bool] | None:
+    """Whether a record tells of something before `until_ms`; None where there is no such bound."""
+    if not until_ms:
+        return None
+    topics = Topics(settings.namespace)
+    time_of: dict[str, Callable[[bytes], int]] = {
+        topics.events: lambda raw: int(parse_event(raw).ts),
+        topics.items: lambda raw: int(parse_item(raw).ts),
+        topics.profiles: lambda raw: int(parse_profile(raw).ts),
+        topics.item_events: lambda raw: decode_item_event(raw).ts_ms,
+        topics.examples: lambda raw: decode_example(raw).ts_ms,
+    }
+    tell = time_of[source]
+
+    def is_earlier(record: ConsumerRecord) -> bool:
+        try:
+            return (record.timestamp if record.value is None else tell(record.value)) < until_ms
+        except (EventError, MsgspecError):
+            # It is a dead letter, whenever it happened.
+            return False
+
+    return is_earlier
