@@ -40,7 +40,7 @@ async def read_topic(
     to before another; a partition that `ends` does not name is not read. Raises ConfigError where the topic is missing,
     PersonaError where the broker gives nothing for half a minute, aiokafka's KafkaConnectionError where none answers.
     """
-    async with _consumer(settings, topic, fetch_bytes) as consumer:
+    async with topic_consumer(settings, topic, fetch_bytes) as consumer:
         partitions = list(consumer.assignment())
         firsts, lasts = await _bounds(consumer, starts, ends)
         positions = dict(firsts)
@@ -82,7 +82,10 @@ async def _bounds(
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings, topic: str, fetch_bytes: int) -> AsyncIterator[AIOKafkaConsumer]:
+async def topic_consumer(
+    settings: Settings, topic: str, fetch_bytes: int = FETCH_BYTES
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of all partitions of a topic. Raises ConfigError where the topic is missing."""
     partitions = await _partitions(settings, topic)
     consumer = AIOKafkaConsumer(
         auto_offset_reset="earliest",

@@ -4,13 +4,13 @@ The fold is the workers' own, over the same records in the same order up to wher
 key must be equal; workers may go on meanwhile.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 from aiokafka import ConsumerRecord
-from msgspec import Struct
 
 from models.topic_reader import OnProgress, ignore_progress, read_topic
 from persona_stream.audit.derived import derive_items
+from persona_stream.audit.findings import CHANGELOG, Audit, Difference, Value, differing_fields, value_of
 from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, Partition, Progress, decode_progress
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
@@ -18,36 +18,7 @@ from persona_stream.vocabulary.topics import Topics, topic_specs
 from persona_stream.worker.app import AgentSpec
 from tables.versions import Version
 
-Value = dict[str, object]
-"""A table's value by field."""
 Folded = Mapping[int, Partition[object]]
-
-
-class Difference(Struct, frozen=True):
-    """A key whose two values are not equal. None: the key is absent on that side."""
-
-    table: str
-    partition: int
-    key: str
-    stored: Value | None
-    folded: Value | None
-
-
-class TableAudit(Struct):
-    """What the audit of one table found."""
-
-    table: str
-    source: str
-    keys: int = 0
-    """Keys that were compared."""
-    in_motion: int = 0
-    """Keys left out: a slice of theirs was being written."""
-    forgotten: int = 0
-    """Keys left out: compaction has removed what the source said of them."""
-    lost_records: int = 0
-    """Source records that were folded once and are gone (retention): what they did can't be folded again, and nothing
-    was compared."""
-    differences: list[Difference] = []
 
 
 class _Stored:
@@ -76,7 +47,7 @@ class _Stored:
         self.behind = {}
 
 
-async def audit_table(settings: Settings, spec: AgentSpec, on_progress: OnProgress = ignore_progress) -> TableAudit:
+async def audit_table(settings: Settings, spec: AgentSpec, on_progress: OnProgress = ignore_progress) -> Audit:
     """Fold a table again and compare. `spec`: its agent, made to be after the state alone.
 
     `settings.partitions` must be the topics'. Raises as `read_topic` does. Memory: the table twice, as bytes and as
@@ -84,19 +55,22 @@ async def audit_table(settings: Settings, spec: AgentSpec, on_progress: OnProgre
     """
     stored = await _read_changelog(settings, spec)
     folded = await _fold_source(settings, spec, stored, on_progress)
-    audit = TableAudit(spec.table, spec.source)
+    audit = Audit(spec.table)
     lost = {partition: part.progress.events - folded[partition].progress.events for partition, part in stored.items()}
     if _is_compacted(settings, spec.source):
         for partition, part in sorted(stored.items()):
             _compare(spec, partition, part, folded[partition], audit, has_holes=lost[partition] > 0)
         return audit
-    audit.lost_records = sum(lost.values())
-    if audit.lost_records and spec.source == Topics(settings.namespace).item_events:
+    lost_records = sum(lost.values())
+    if lost_records and spec.source == Topics(settings.namespace).item_events:
         held = {partition: part.values for partition, part in stored.items()}
-        folded, audit.lost_records = await derive_items(settings, spec, held, on_progress)
-    if not audit.lost_records:
-        for partition, part in sorted(stored.items()):
-            _compare(spec, partition, part, folded[partition], audit)
+        folded, lost_records = await derive_items(settings, spec, held, on_progress)
+    if lost_records:
+        # Retention: what they did can't be folded again.
+        audit.failure = f"{lost_records:,} records that it was folded from are gone"
+        return audit
+    for partition, part in sorted(stored.items()):
+        _compare(spec, partition, part, folded[partition], audit)
     return audit
 
 
@@ -138,7 +112,7 @@ def _compare(
     number: int,
     stored: _Stored,
     folded: Partition[object],
-    audit: TableAudit,
+    audit: Audit,
     *,
     has_holes: bool = False,
 ) -> None:
@@ -153,7 +127,12 @@ def _compare(
         audit.keys += 1
         # Other bytes may be the same value: a dict's order is that of arrival.
         if held != value:
-            audit.differences.append(Difference(spec.table, number, name, _by_field(held), _by_field(value)))
+            audit.add(_difference(spec.table, number, name, value_of(held), value_of(value)))
+
+
+def _difference(table: str, number: int, key: str, held: Value | None, expected: Value | None) -> Difference:
+    note = "missing" if held is None else "no record of its source makes it" if expected is None else ""
+    return Difference(table, number, key, CHANGELOG, held, expected, differing_fields(held, expected), note)
 
 
 def _is_forgotten(held: object, value: object) -> bool:
@@ -161,19 +140,3 @@ def _is_forgotten(held: object, value: object) -> bool:
     if value is None:
         return True
     return isinstance(held, Version) and isinstance(value, Version) and held.ts_ms > value.ts_ms
-
-
-def _by_field(value: object) -> Value | None:
-    if value is None:
-        return None
-    fields: Iterable[str] = getattr(value, "__struct_fields__", ())
-    return {field: getattr(value, field) for field in fields}
-
-
-def fields_that_differ(difference: Difference) -> Iterator[tuple[str, object, object]]:
-    """(field, stored, folded) for each field that is not equal; nothing where one side lacks the key."""
-    if difference.stored is None or difference.folded is None:
-        return
-    for field, stored in difference.stored.items():
-        if stored != difference.folded[field]:
-            yield field, stored, difference.folded[field]

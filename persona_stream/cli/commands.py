@@ -272,17 +272,22 @@ def config(*, flags: AllFlags = _ALL) -> int:
 def audit(
     *,
     table: Annotated[list[str] | None, Parameter(help="Only this table; may be repeated.")] = None,
+    server: Annotated[list[str] | None, Parameter(help="URL of a server to compare; may be repeated.")] = None,
+    worker: Annotated[list[str] | None, Parameter(help="URL of a worker's own port; may be repeated.")] = None,
     limit: Annotated[int, Parameter(help="How many keys that differ are shown.")] = 20,
+    json: Annotated[bool, Parameter(help="Print one JSON document.")] = False,
     flags: WorkerFlags = _WORKER,
 ) -> int:
     """Prove the tables: fold their source topics again, and compare every key.
 
-    Reads Kafka alone; workers go on meanwhile. Names each key that differs with
-    the fields on both sides, and exits 1 if there is any.
+    Compares what changelogs hold with that, and what workers and servers hold
+    with the changelogs: by default those of this home's `up`. All go on meanwhile.
+    Names each key that differs with the fields on both sides, and exits 1 if
+    there is any.
     """
-    from persona_stream.cli.audit_command import run_audit
+    from persona_stream.cli.audit_command import AuditOptions, run_audit
 
-    return run_audit(flags.load(), table or [], limit=limit)
+    return run_audit(flags.load(), AuditOptions(table or [], server or [], worker or [], limit, json))
 
 
 @dlq.command(name="list")

@@ -20,11 +20,12 @@ _ALL_INTERFACES = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, n
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """A system that was started for this home: where its broker is, and its server if it has one."""
+    """A system that was started for this home: where its broker is, and its server and worker if it has them."""
 
     pid: int
     bootstrap: str
     url: str = ""
+    worker_url: str = ""
 
 
 @contextmanager
@@ -78,8 +79,17 @@ def connected(settings: Settings) -> Settings:
 
 def server_url(settings: Settings) -> str:
     """Where the server answers, as a program on this machine would ask it."""
+    return _url(settings, settings.http_port)
+
+
+def worker_url(settings: Settings) -> str:
+    """Where the worker answers, likewise; empty where it does not."""
+    return _url(settings, settings.worker_port) if settings.worker_port else ""
+
+
+def _url(settings: Settings, port: int) -> str:
     host = "127.0.0.1" if settings.http_host in _ALL_INTERFACES else settings.http_host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def settings_env(settings: Settings) -> dict[str, str]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from persona_stream.cli.broker_progress import broker_progress
 from persona_stream.cli.console import err, out, quiet_libraries
-from persona_stream.cli.running import Running, announced, server_url
+from persona_stream.cli.running import Running, announced, server_url, worker_url
 from persona_stream.cli.signals import run_until_terminated, terminating
 from persona_stream.cli.stream_progress import follow
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs, embedded_kafka, with_free_ports
@@ -76,6 +76,11 @@ def _announced_kafka(settings: Settings) -> Iterator[Kafka]:
     with ExitStack() as stack:
         with broker_progress() as on_progress:
             kafka = stack.enter_context(embedded_kafka(settings, on_progress))
-        running = Running(pid=os.getpid(), bootstrap=kafka.settings.kafka, url=server_url(settings))
+        running = Running(
+            pid=os.getpid(),
+            bootstrap=kafka.settings.kafka,
+            url=server_url(settings),
+            worker_url=worker_url(settings),
+        )
         stack.enter_context(announced(settings.home, running))
         yield kafka

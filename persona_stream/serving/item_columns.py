@@ -5,6 +5,7 @@ from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Floats, Times, Window, window_counts
@@ -18,6 +19,21 @@ BLANK = 0
 
 Rows = NDArray[np.int64]
 T = TypeVar("T", bound=np.generic)
+
+
+class ServedItem(Struct, array_like=True):
+    """What the columns keep of an item's state."""
+
+    longs: bytes
+    panes: bytes
+    covisit_items: list[str]
+    segments: dict[str, list[int]]
+
+
+def served_item(state: ItemState) -> ServedItem:
+    """What the columns keep of a state."""
+    segments = {name: ring for name, ring in state.segments.items() if any(ring)}
+    return ServedItem(bytes(state.longs), bytes(state.panes), state.covisit_items, segments)
 
 
 class ItemColumns:
@@ -66,6 +82,23 @@ class ItemColumns:
             self._covisits[row] = BLANK
             for rings in self._segments.values():
                 rings[row] = 0
+
+    def known(self) -> list[str]:
+        """Every item that something is held of."""
+        return [self.ids[row] for row in np.flatnonzero(self._known[: len(self.ids)]).tolist()]
+
+    def served(self, item: str) -> ServedItem | None:
+        """What is held of an item, None where nothing is."""
+        row = self._rows.get(item, BLANK)
+        if not self._known[row]:
+            return None
+        covisits = self._covisits[row]
+        return ServedItem(
+            longs=self._longs[row].tobytes(),
+            panes=self._panes[row].tobytes(),
+            covisit_items=[self.ids[neighbour] for neighbour in covisits[covisits != BLANK].tolist()],
+            segments={name: rings[row].ravel().tolist() for name, rings in self._segments.items() if rings[row].any()},
+        )
 
     def rows(self, items: Sequence[str]) -> Rows:
         """Rows of items, int64 `[n]`; BLANK for those unknown."""

@@ -25,7 +25,12 @@ _FRESHNESS_HEADERS = {
     "X-Persona-Fallback": ("string", "Why the answer is plainer than it could be, or `none`."),
     "Server-Timing": ("string", "Milliseconds in the server, e.g. `rank;dur=1.2`."),
 }
-_PATH_PARAMETERS = {"user": "The user's id, percent-encoded.", "item": "The item's id, percent-encoded."}
+_PATH_PARAMETERS = {
+    "user": "The user's id, percent-encoded.",
+    "item": "The item's id, percent-encoded.",
+    "table": "A table, such as `users`.",
+    "partition": "A partition's number, or `all` where partitions are not told apart.",
+}
 
 
 def describe(routes: Iterable[Route]) -> Json:
@@ -68,8 +73,7 @@ def _operation(route: Route, parameters: dict[type[Query], list[Json]]) -> Json:
             **_problem_answers(route.problems),
         },
     }
-    path = [_path_parameter(name) for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
-    if found := path + (parameters[route.query] if route.query else []):
+    if found := _path_parameters(route.path) + (parameters[route.query] if route.query else []):
         operation["parameters"] = found
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": _body_content(route.body)}
@@ -109,7 +113,20 @@ def _ops_operation(route: OpsRoute) -> Json:
         str(status): {"description": text, "content": {route.content_type: {"schema": schema}}}
         for status, text in route.answers
     }
-    return {"operationId": route.name, "summary": route.summary, "responses": responses}
+    for status, text in route.refusals.items():
+        responses[str(status)] = {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    operation: Json = {"operationId": route.name, "summary": route.summary, "responses": responses}
+    query = [
+        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        for name, text in route.query.items()
+    ]
+    if found := _path_parameters(route.path) + query:
+        operation["parameters"] = found
+    return operation
+
+
+def _path_parameters(path: str) -> list[Json]:
+    return [_path_parameter(name) for name in _PATH_PARAMETERS if f"{{{name}}}" in path]
 
 
 def _query_parameters(schema: Json) -> list[Json]:

@@ -112,6 +112,8 @@ class Replica:
         self._ends: dict[TopicPartition, int] = {}
         self.changes_applied = 0
         """Grows with each batch of changelog records applied."""
+        self._is_following = False
+        """Whether what is held is what the changelogs hold before the positions; not while it catches up."""
         self.records_read = 0
         """Changelog records read since the start."""
         self.polled_s = 0.0
@@ -132,6 +134,7 @@ class Replica:
         await consumer.seek_to_beginning(*assigned)
         self._positions = await consumer.beginning_offsets(assigned)
         self.error = None
+        self._is_following = False
         self._tasks = [asyncio.create_task(self._read(consumer)), asyncio.create_task(self._poll_ends(poller))]
         for task in self._tasks:
             task.add_done_callback(self._note_failure)
@@ -153,6 +156,17 @@ class Replica:
             **self._settings.kafka_client(),
         )
 
+    def changelog(self, table: str) -> str:
+        """The topic that a table is read from."""
+        return next(topic for topic, view in self._by_changelog.items() if view.name == table)
+
+    def positions(self, table: str) -> dict[int, int] | None:
+        """By partition, the changelog offset before which all is held of a table; None while it catches up."""
+        topic = self.changelog(table)
+        if not self._is_following:
+            return None
+        return {tp.partition: at for tp, at in self._positions.items() if tp.topic == topic}
+
     def now_ms(self) -> int:
         """Event time now: the newest watermark of the users table, moved on by the wall time since it was reached.
 
@@ -168,7 +182,7 @@ class Replica:
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         await self._catch_up(consumer)
-        self.has_caught_up = True
+        self.has_caught_up = self._is_following = True
         # What was read stays: a full collection need not visit it while a request waits.
         gc.freeze()
         while True:

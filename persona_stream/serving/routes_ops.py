@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from persona_stream.holdings.routes import ROUTES as HOLDING_ROUTES
 from persona_stream.serving.freshness import TableFreshness
 from persona_stream.serving.http_metrics import Exposition
 from persona_stream.serving.state import STATE
@@ -97,6 +98,10 @@ class OpsRoute(Struct, frozen=True, kw_only=True):
     answer: type | None = None
     answers: tuple[tuple[int, str], ...] = ((200, "The answer."),)
     """Each status, and what it means."""
+    refusals: dict[int, str] = {}
+    """Statuses that are told in text."""
+    query: dict[str, str] = {}
+    """Each parameter, and what it means."""
 
 
 OPS = (
@@ -118,6 +123,19 @@ OPS = (
         summary="This description.",
         content_type="application/json",
         schema_type="object",
+    ),
+    *(
+        OpsRoute(
+            path=route.path,
+            handler=route.handler,
+            name=route.name,
+            summary=route.summary,
+            content_type="application/json" if route.answer else "application/x-ndjson",
+            answer=route.answer,
+            refusals=route.refusals,
+            query=route.query,
+        )
+        for route in HOLDING_ROUTES
     ),
     OpsRoute(path="/", handler=page, name="page", summary="Freshness, and what to try.", content_type="text/html"),
 )

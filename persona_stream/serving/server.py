@@ -12,6 +12,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from persona_stream.holdings.routes import provide
 from persona_stream.serving.endpoint import endpoint, router_problems
 from persona_stream.serving.http_metrics import Exposition
 from persona_stream.serving.kafka_link import STOP_S
@@ -19,6 +20,7 @@ from persona_stream.serving.openapi import describe
 from persona_stream.serving.routes_answers import ANSWER_ROUTES
 from persona_stream.serving.routes_events import EVENT_ROUTES
 from persona_stream.serving.routes_ops import DESCRIPTION, EXPOSITION, OPS
+from persona_stream.serving.served import ReplicaHoldings
 from persona_stream.serving.state import STATE, ServerState
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
@@ -64,6 +66,7 @@ def build_app(settings: Settings) -> web.Application:
         app.router.add_route(route.method, route.path, endpoint(state, route))
     for ops in OPS:
         app.router.add_get(ops.path, ops.handler)
+    provide(app, ReplicaHoldings(state.replica), shows_values=settings.audit_values)
     app.cleanup_ctx.append(_services)
     return app
 

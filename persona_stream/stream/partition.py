@@ -115,6 +115,11 @@ class Partition(Generic[V]):
         value = self._values.get(key)
         return self._decoded(key, value) if isinstance(value, bytes) else value
 
+    def encoded(self, key: str) -> bytes | None:
+        """The value of a key as bytes, or None. What is held stays as it is."""
+        value = self._values.get(key)
+        return value if value is None or isinstance(value, bytes) else self._codec.encode(value)
+
     def change(self, key: str) -> V:
         """The value of a key, new if absent, to be changed in place: it will be written to the changelog."""
         value = self._values.get(key)

@@ -78,7 +78,7 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
     def __init__(
         self, app: faust.App, *, codec: Codec[V], changelog: str, assigned_as: str | None = None, **kwargs: Any
     ) -> None:
-        self._codec = codec
+        self.codec = codec
         self.changelog = changelog
         topic = app.topic(assigned_as or changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True)
         super().__init__(app, changelog_topic=topic, **kwargs)
@@ -89,7 +89,7 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
             self.app,
             self,
             table_name=self.name,
-            codec=self._codec,
+            codec=self.codec,
             assigned_as=self.changelog_topic_name,
         )
 

@@ -14,12 +14,15 @@ from aiokafka.errors import KafkaError
 from faust.tables.manager import TableManager
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from persona_stream.holdings.routes import ROUTES, provide
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import GenerationLog
 from persona_stream.stream.consumer import BatchingConsumer
+from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
+from persona_stream.worker.holdings import WorkerHoldings
 
 STOP_TIMEOUT_S = 20.0
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -149,6 +152,11 @@ async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
     health.router.add_get("/livez", livez)
     health.router.add_get("/readyz", readyz)
     health.router.add_get("/metrics", metrics)
+    tables = [table for table in app.tables.values() if isinstance(table, ChangelogTable)]
+    holdings = WorkerHoldings(tables, lambda: recovery.completed.is_set() and not app.rebalancing)
+    provide(health, holdings, shows_values=settings.audit_values)
+    for route in ROUTES:
+        health.router.add_get(route.path, route.handler)
     runner = web.AppRunner(health, shutdown_timeout=1.0)
     await runner.setup()
     if settings.worker_port:

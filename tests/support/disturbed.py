@@ -12,7 +12,7 @@ from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.messages import decode_example
 from support.cluster import read_all, until, write
 from support.live import Live, decoded
-from support.logs import shopping
+from support.logs import T0_MS, shopping
 from support.oracle import expected_tables
 from support.processes import Process
 from tables import items as items_table
@@ -30,6 +30,18 @@ def shopping_records(count: int, *, seed: int) -> list[Record]:
     """A log of shopping events, ready to publish."""
     events = shopping(count, seed=seed, users=60, items=40)
     return [Record(made["user"].encode(), orjson.dumps(made)) for made in events]
+
+
+def item_records(count: int) -> list[Record]:
+    """Versions of as many items of that log, ready to publish."""
+    made = [{"id": f"i{n}", "ts": T0_MS + n, "attributes": {"price": n}} for n in range(count)]
+    return [Record(str(one["id"]).encode(), orjson.dumps(one)) for one in made]
+
+
+def profile_records(count: int) -> list[Record]:
+    """Profiles of as many users of that log, ready to publish."""
+    made = [{"user": f"u{n}", "ts": T0_MS + n, "traits": {"plan": "gold"}} for n in range(count)]
+    return [Record(str(one["user"]).encode(), orjson.dumps(one)) for one in made]
 
 
 def load_for(cycles: int, *, seed: int) -> list[Record]:

@@ -78,6 +78,12 @@ class Live(Struct):
         self.workers.append(worker)
         return worker
 
+    def start_flipping(self, role: str, *keys: str) -> Process:
+        """A worker or a server that corrupts keys (`TABLE/KEY`) in its memory when it is told to."""
+        process = start_module("support.flipping", self._told(), self.folder / f"{role}-flipping.log", role, *keys)
+        (self.workers if role == "worker" else self.servers).append(process)
+        return process
+
     async def events_committed(self) -> dict[int, int]:
         """Committed offsets of the events topic, by partition."""
         return await committed(self.settings.kafka, self.group, self.topics.events)

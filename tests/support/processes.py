@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from persona_stream.vocabulary.config import Settings
 
 _REPOSITORY = Path(__file__).parents[2]
 _LOG_TAIL_CHARS = 4000
+TELL_S, POLL_S = 20.0, 0.05
 
 
 class Process:
@@ -64,6 +66,16 @@ class Process:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
+    def tell(self, text: str) -> None:
+        """SIGUSR1, as modules of the tests understand it; returns when it has said `text`."""
+        before = self.log.read_text(errors="replace").count(text)
+        self._process.send_signal(signal.SIGUSR1)
+        deadline_s = time.monotonic() + TELL_S
+        while self.log.read_text(errors="replace").count(text) == before:
+            self.check_alive()
+            assert time.monotonic() < deadline_s, f"not within {TELL_S} s: {text}"
+            time.sleep(POLL_S)
+
     def terminate(self, *, within_s: float = 40) -> int:
         """SIGTERM; returns the exit code."""
         self._process.send_signal(signal.SIGTERM)
@@ -103,6 +115,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_WORKER_ID": settings.worker_id,
         "PERSONA_WORKER_PORT": str(settings.worker_port),
         "PERSONA_HTTP_PORT": str(settings.http_port),
+        "PERSONA_AUDIT_VALUES": str(settings.audit_values).lower(),
     }
 
 
