@@ -5,6 +5,8 @@ An outcome (click, cart, purchase) becomes an example: what was known of the use
 few items that the user did not choose.
 """
 
+from xxhash import xxh3_64_intdigest
+
 from agents.emissions import Emissions, forwarded_from
 from persona_stream.kafka.writer import Partitioner
 from persona_stream.stream.partition import Partition, Progress
@@ -14,8 +16,20 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, Event, check_skew, parse_event
 from persona_stream.vocabulary.messages import ItemEvent, encode
 from persona_stream.vocabulary.topics import Topics
+from tables.covisits import neighbours, told_by
 from tables.person import PersonRows, co_visited
-from tables.users import Impression, Rules, UserState, admit, answered_impression, apply_event, segment_of, value_milli
+from tables.users import (
+    HASH_MASK,
+    KIND_BITS,
+    Impression,
+    Rules,
+    UserState,
+    admit,
+    answered_impression,
+    apply_event,
+    segment_of,
+    value_milli,
+)
 
 SHOWN_NEGATIVES = 3
 """How many of the items shown beside the chosen one become negatives."""
@@ -30,6 +44,7 @@ def rules_of(settings: Settings) -> Rules:
         session_gap_ms=settings.session_gap_ms,
         attribution_window_ms=settings.attribution_window_ms,
         segment_field=settings.segment_field,
+        lateness_ms=settings.allowed_lateness_ms,
     )
 
 
@@ -43,13 +58,18 @@ class Interactions:
         self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
         self._rules = rules_of(settings)
-        self._lateness_ms = settings.allowed_lateness_ms
         self._skew_ms = settings.max_future_skew_ms
         self._partition_of = Partitioner(settings.partitions)
 
     def process(self, part: Slice, users: Partition[UserState]) -> Emissions:
         """Fold a slice into `users`; returns what is to be written elsewhere first."""
         out = Emissions(self._topics)
+        for made in self.fold(part, users, out):
+            out.emit(self._topics.item_events, made.item, encode(made))
+        return out
+
+    def fold(self, part: Slice, users: Partition[UserState], out: Emissions) -> list[ItemEvent]:
+        """Fold a slice into `users`; returns its events re-keyed by item, and puts into `out` what else there is."""
         fold = _SliceFold(part, users, self._rules, out, with_examples=self._with_examples)
         progress = users.progress
         for record in part:
@@ -60,15 +80,14 @@ class Interactions:
                 continue
             ts_ms = int(event.ts)
             behind_ms = progress.watermark_ms - ts_ms
-            if behind_ms > self._lateness_ms:
+            if behind_ms > self._rules.lateness_ms:
                 out.late(part, record, behind_ms)
                 continue
             if behind_ms < 0:
                 progress.watermark_ms = ts_ms
             fold.apply(event, ts_ms, record.offset)
-        fold.emit_item_events(self._topics.item_events)
         progress.advance(part)
-        return out
+        return fold.item_events()
 
     @staticmethod
     def _sent_on_before(record: KafkaRecord, progress: Progress, out: Emissions) -> bool:
@@ -118,10 +137,13 @@ class _SliceFold:
     def apply(self, event: Event, ts_ms: int, offset: int) -> None:
         """Fold one event. What is gathered for its items is the user's state as of just before it."""
         state = self._users.change(event.user)
-        outcome = admit(state, event, ts_ms, offset)
+        outcome = admit(state, event, ts_ms, offset, self._rules)
         if outcome == "new":
-            made = self._item_events(event, ts_ms, offset, state)
+            made = self._item_events(event, ts_ms, offset)
             self._events += made
+            if made and made[0].kind != _IMPRESSION:
+                # Showing an item is no visit: only what users do relates items.
+                self._relate(made[0], event.user, state)
             if made and self._with_examples and event.type in POSITIVE_KINDS:
                 self._add_example(made[0], event, state)
             apply_event(state, event, ts_ms, self._rules)
@@ -131,50 +153,45 @@ class _SliceFold:
             # Redeliveries too: after a crash the ring must be what it was, whatever part of a slice got through.
             self._remember(event.item)
 
-    def emit_item_events(self, topic: str) -> None:
-        """Evaluate the rows gathered and hand every item event on."""
+    def item_events(self) -> list[ItemEvent]:
+        """All item events of the slice, with the rows gathered evaluated."""
         if self._row_events:
             for row, made in zip(self._rows.columns(), self._row_events, strict=True):
                 made.user_features = row.tobytes()
-        for made in self._events:
-            self._out.emit(topic, made.item, encode(made))
+        return self._events
 
-    def _item_events(self, event: Event, ts_ms: int, offset: int, state: UserState) -> list[ItemEvent]:
-        shown = event.items if event.type == "impression" and event.items else [event.item] if event.item else []
+    def _item_events(self, event: Event, ts_ms: int, offset: int) -> list[ItemEvent]:
         kind = KIND_INDEX.get(event.type, OTHER)
-        amount = value_milli(event)
-        segment = segment_of(event, self._rules)
-        # Showing an item is no co-visit: only what users do relates items.
-        recent = [] if kind == _IMPRESSION else co_visited(state)
-        return [
-            ItemEvent(
-                item=item,
-                kind=kind,
-                ts_ms=ts_ms,
-                value_milli=amount,
-                source_partition=self._partition,
-                source_offset=offset,
-                recent_items=recent,
-                segment=segment,
-            )
-            for item in dict.fromkeys(shown)
-        ]
+        if kind == _IMPRESSION and event.items:
+            shown = list(dict.fromkeys(event.items))
+        elif event.item is not None:
+            shown = [event.item]
+        else:
+            return []
+        amount, segment = value_milli(event), segment_of(event, self._rules)
+        partition = self._partition
+        return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment) for item in shown]
+
+    def _relate(self, made: ItemEvent, user: str, state: UserState) -> None:
+        """Tell the item its neighbours, and earlier visits what they could not know."""
+        if not state.visits:
+            return
+        made.visitor = xxh3_64_intdigest(user.encode()) & HASH_MASK
+        made.neighbours = neighbours(state.visits, made.item, made.ts_ms)
+        for ts_ms, item, near in told_by(state.visits, made.item, made.ts_ms):
+            if near:
+                origin = made.source_partition, made.source_offset
+                self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, *origin, "", made.visitor, near))
 
     def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
         impression = answered_impression(state, event, chosen.ts_ms, self._rules)
+        chosen.recent_items = co_visited(state)
         self._rows.add_user(state, chosen.ts_ms, self._rules.session_gap_ms)
         self._add_row(chosen, 1, event, state, impression)
         for item in self._negatives(chosen, state, impression):
-            negative = ItemEvent(
-                item=item,
-                kind=NOT_COUNTED,
-                ts_ms=chosen.ts_ms,
-                value_milli=0,
-                source_partition=chosen.source_partition,
-                source_offset=chosen.source_offset,
-                recent_items=chosen.recent_items,
-                segment=chosen.segment,
-            )
+            origin = chosen.source_partition, chosen.source_offset
+            negative = ItemEvent(item, NOT_COUNTED, chosen.ts_ms, 0, *origin, chosen.segment)
+            negative.recent_items = chosen.recent_items
             self._events.append(negative)
             self._add_row(negative, 0, event, state, impression)
 
@@ -196,15 +213,25 @@ class _SliceFold:
             others = [item for item in impression[2] if item != chosen.item]
             start = turn % len(others) if others else 0
             return (others[start:] + others[:start])[:SHOWN_NEGATIVES]
-        pools = (list(state.touched), self._users.progress.recent_items)
-        picked = (pool[turn % len(pool)] for pool in pools if pool)
-        return [item for item in dict.fromkeys(picked) if item != chosen.item]
+        others = self._users.progress.recent_items
+        picked = [_own_item(state, turn), others[turn % len(others)] if others else None]
+        return [item for item in dict.fromkeys(picked) if item is not None and item != chosen.item]
 
     def _remember(self, item: str) -> None:
         ring = self._users.progress.recent_items
         ring.append(item)
         if len(ring) > RECENT_KEPT:
             del ring[0]
+
+
+def _own_item(state: UserState, turn: int) -> str | None:
+    """One of the user's items, each as likely as another however often it was visited; None without any."""
+    visits, touches = state.visits, state.touches
+    for step in range(len(visits)):
+        ts_ms, item, kind = visits[(turn + step) % len(visits)]
+        if touches[item][-1] == ts_ms << KIND_BITS | kind:
+            return item
+    return None
 
 
 def _key_of(record: KafkaRecord, event: Event) -> bytes:

@@ -134,7 +134,7 @@ class Replay:
         if self._in_sample(user, ts_ms):
             self._fold_pending()
             state = self._users.get(user)
-            if state is not None and len(state.touched) >= MIN_ITEMS_KNOWN:
+            if state is not None and len(state.touches) >= MIN_ITEMS_KNOWN:
                 self._open[user] = SessionQuestion(user, ts_ms, self._ask(user, state, ts_ms), {event.item})
         return ended
 

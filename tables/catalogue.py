@@ -29,7 +29,7 @@ class CatalogueEntry(Version, array_like=True):
 
 codec = Codec(
     new=CatalogueEntry,
-    encode=msgspec.msgpack.Encoder().encode,
+    encode=msgspec.msgpack.Encoder(order="deterministic").encode,
     decode=msgspec.msgpack.Decoder(CatalogueEntry).decode,
 )
 

@@ -82,15 +82,14 @@ def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: 
         index = ts_ms // pane_ms
         at = base + index % rows * PANE_WIDTH
         held = cells[at]
-        if held < index:
+        if held == index:
+            cells[at + 1 + kind] += 1
+        elif held < index:
             cells[at] = index
             cells[at + 1 : at + PANE_WIDTH] = _NO_COUNTS
-        elif held > index:
-            continue
-        cells[at + 1 + kind] += 1
+            cells[at + 1 + kind] = 1
     sums = memoryview(longs).cast("q")
-    total = TOTALS + kind
-    sums[total] += 1
+    sums[TOTALS + kind] += 1
     if value_milli:
         sums[VALUE_MILLI] += value_milli
         sums[VALUE_COUNT] += 1

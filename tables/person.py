@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_stream.vocabulary.events import KIND_INDEX
 from tables.counters import Floats, Longs, stack_longs, stack_panes
 from tables.features import (
     PERSON_WIDTH,
@@ -19,10 +20,12 @@ from tables.features import (
     cross_columns,
     user_columns,
 )
-from tables.users import UserState, latest_interest, open_session, recent_items
+from tables.users import KIND_BITS, UserState, latest_interest, open_session, recent_items
 
 _PAIR_WIDTH = TOUCH_HEAD + TOUCHES_KEPT
 _NEVER: list[int] = []
+_KIND_MASK = (1 << KIND_BITS) - 1
+_PURCHASE = KIND_INDEX["purchase"]
 
 
 def person_columns(state: UserState, items: Sequence[str], as_of_ms: int, gap_ms: int, *, ordered: bool) -> Floats:
@@ -36,7 +39,8 @@ def person_columns(state: UserState, items: Sequence[str], as_of_ms: int, gap_ms
     n = len(items)
     interest = latest_interest(state)
     latest = np.array([item == interest for item in items], dtype=np.bool_)
-    pair = _pair_block([state.touched.get(item, _NEVER) for item in items])
+    touches = state.touches
+    pair = _pair_block([touches.get(item, _NEVER) for item in items])
     position = np.arange(n) if ordered else np.full(n, -1)
     cross = cross_columns(pair, np.array(session[:1]), latest, position, as_of)
     person = np.empty((n, PERSON_WIDTH), dtype=np.float32)
@@ -71,7 +75,7 @@ class PersonRows:
     def add_row(self, state: UserState, item: str, *, position: int = -1) -> None:
         """Copy what the user had with an item."""
         self._user_of_row.append(len(self._as_of_ms) - 1)
-        self._touches.append(list(state.touched.get(item, _NEVER)))
+        self._touches.append(list(state.touches.get(item, _NEVER)))
         self._latest.append(item == latest_interest(state))
         self._positions.append(position)
 
@@ -97,8 +101,13 @@ def co_visited(state: UserState) -> list[str]:
 
 
 def _pair_block(touches: Sequence[list[int]]) -> Longs:
+    """What `cross_columns` takes of each item: int64 `[n, TOUCH_HEAD + TOUCHES_KEPT]`, from its touches."""
     block = np.zeros((len(touches), _PAIR_WIDTH), dtype=np.int64)
     for row, held in enumerate(touches):
         if held:
-            block[row, : len(held)] = held
+            bought = [touch >> KIND_BITS for touch in held if touch & _KIND_MASK == _PURCHASE]
+            latest = [touch >> KIND_BITS for touch in held[-TOUCHES_KEPT:]]
+            interest_ms = next((touch >> KIND_BITS for touch in reversed(held) if touch & _KIND_MASK != _PURCHASE), 0)
+            head = [len(held), len(bought), interest_ms, bought[-1] if bought else 0]
+            block[row, : TOUCH_HEAD + len(latest)] = head + latest
     return block

@@ -17,7 +17,7 @@ class ProfileEntry(Version, array_like=True):
 
 codec = Codec(
     new=ProfileEntry,
-    encode=msgspec.msgpack.Encoder().encode,
+    encode=msgspec.msgpack.Encoder(order="deterministic").encode,
     decode=msgspec.msgpack.Decoder(ProfileEntry).decode,
 )
 

@@ -1,35 +1,41 @@
 """Table `users`: what each user did. Key: user id; written from the user's own partition of `events.v1`.
 
-The fold counts an event in windows, keeps the latest history in event-time order, cuts sessions by event time, joins
-clicks with the impressions they answer, and remembers event ids so that a producer's retry changes nothing.
+The fold counts an event in windows, keeps the latest visits in event-time order, cuts sessions by event time, keeps the
+lists that were shown, and remembers event ids so that a producer's retry changes nothing.
+
+The same events leave the same state in any order of arrival within the allowed lateness. Of each thing that is bounded,
+the latest by event time are kept, ties by content; what may still change (an event may come that is older by the
+lateness) does not count against a bound.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
+from functools import cached_property
 
 import msgspec
 from msgspec import Struct, field
 from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
-from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, Event
-from tables.counters import LONGS_BYTES, PANES_BYTES, add
-from tables.features import LAST_INTEREST, LAST_PURCHASE, PURCHASES, TIMES, TOUCH_HEAD, TOUCHES_KEPT
+from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
+from tables.counters import LAST_TS, LONGS_BYTES, PANES_BYTES, add
 
 SEEN_KEPT = 64
-HISTORY_KEPT = 50
-ITEMS_KEPT = 256
+"""Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
+SEEN_MOST = 4096
+VISITS_KEPT = 512
 SESSIONS_KEPT = 8
 PENDING_KEPT = 8
-"""How much of each is kept a user: state stays within a few kilobytes whatever a user does."""
+"""How much of each is kept a user: state stays within some twenty kilobytes whatever a user does."""
 
 SEGMENT_CHARS = 64
 """A longer one is no segment: it would be kept with every item that the user touches."""
 
+KIND_BITS = 3
+"""A touch is one number, event time in ms and kind: `ts_ms << KIND_BITS | kind`."""
 _IMPRESSION = KIND_INDEX["impression"]
-_CLICK = KIND_INDEX["click"]
 _PURCHASE = KIND_INDEX["purchase"]
-# A msgpack integer in Python is signed: the top bit is dropped.
-_HASH_MASK = (1 << 63) - 1
+HASH_MASK = (1 << 63) - 1
+"""A msgpack integer in Python is signed: the top bit of a hash is dropped."""
 
 Visit = tuple[int, str, int]
 """(event time in ms, item, kind)"""
@@ -43,58 +49,71 @@ class Rules(Struct, frozen=True):
     session_gap_ms: int
     attribution_window_ms: int
     segment_field: str
+    lateness_ms: int
 
 
-class UserState(Struct, array_like=True):
-    """All that is held of one user."""
+class UserState(Struct, array_like=True, dict=True):
+    """All that is held of one user. What is derived (`known_ids`, `touches`) is no part of it at rest."""
 
     applied: int = -1
     """Highest offset of the source partition that was applied: a record at or below it changes nothing."""
     longs: bytearray = field(default_factory=lambda: bytearray(LONGS_BYTES))
     panes: bytearray = field(default_factory=lambda: bytearray(PANES_BYTES))
-    seen: dict[int, int] = {}
-    """Hash of event id -> event time: the dedupe window, the latest SEEN_KEPT by event time."""
-    history: list[Visit] = []
-    """The latest interactions with items, oldest first."""
-    touched: dict[str, list[int]] = {}
-    """Item -> [times, purchases, last time without buying (ms), last purchase (ms), latest TOUCHES_KEPT times (ms)]."""
+    seen: list[tuple[int, int]] = []
+    """(event time in ms, hash of event id), oldest first: the dedupe window."""
+    visits: list[Visit] = []
+    """The latest VISITS_KEPT interactions with items, oldest first."""
     sessions: list[list[int]] = []
-    """[start ms, last ms, events], oldest first, the latest SESSIONS_KEPT."""
+    """[start ms, last ms, events], oldest first: the latest SESSIONS_KEPT that are over for good, and later ones."""
     sessions_before: int = 0
     """How many older sessions there were."""
     pending: list[Impression] = []
     """The latest impressions that a click may still answer, oldest first."""
-    attributed: int = 0
-    """Clicks that were joined with an impression."""
     segment: str = ""
     segment_ts_ms: int = 0
+
+    @cached_property
+    def known_ids(self) -> set[int]:
+        """The hashes in `seen`."""
+        return {digest for _, digest in self.seen}
+
+    @cached_property
+    def touches(self) -> dict[str, list[int]]:
+        """Item -> touches in `visits`, oldest first."""
+        found: dict[str, list[int]] = {}
+        for ts_ms, item, kind in self.visits:
+            found.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
+        return found
 
 
 codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(UserState).decode)
 
 
-def admit(state: UserState, event: Event, ts_ms: int, offset: int) -> str:
+def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:
     """`new` if the event is to be applied; `redelivered` or `duplicate` if it must change nothing."""
     if offset <= state.applied:
         return "redelivered"
     state.applied = offset
-    return "new" if _first_time(state.seen, event.id, ts_ms) else "duplicate"
+    return "new" if _first_time(state, event.id, ts_ms, rules.lateness_ms) else "duplicate"
 
 
 def apply_event(state: UserState, event: Event, ts_ms: int, rules: Rules) -> None:
     """Fold one admitted event into its user's state."""
     kind = KIND_INDEX.get(event.type, OTHER)
-    if event.type in POSITIVE_KINDS and answered_impression(state, event, ts_ms, rules) is not None:
-        state.attributed += 1
     add(state.panes, state.longs, kind, ts_ms, value_milli(event))
-    _extend_sessions(state, ts_ms, rules.session_gap_ms)
+    _extend_sessions(state, ts_ms, rules)
     segment = segment_of(event, rules)
-    if segment and ts_ms >= state.segment_ts_ms:
+    if segment and (ts_ms, segment) > (state.segment_ts_ms, state.segment):
         state.segment, state.segment_ts_ms = segment, ts_ms
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms)
     elif event.item is not None:
         _remember_visit(state, event.item, kind, ts_ms)
+
+
+def last_ts_ms(state: UserState) -> int:
+    """The latest event time of the user's events, 0 before the first."""
+    return int(memoryview(state.longs).cast("q")[LAST_TS])
 
 
 def value_milli(event: Event) -> int:
@@ -119,7 +138,7 @@ def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:
 def recent_items(state: UserState, limit: int) -> list[str]:
     """The user's latest distinct items, newest first."""
     found: list[str] = []
-    for _, item, _ in reversed(state.history):
+    for _, item, _ in reversed(state.visits):
         if item not in found:
             found.append(item)
             if len(found) == limit:
@@ -129,9 +148,9 @@ def recent_items(state: UserState, limit: int) -> list[str]:
 
 def latest_interest(state: UserState) -> str | None:
     """The item of the user's latest interaction, unless that was a purchase."""
-    if not state.history or state.history[-1][2] == _PURCHASE:
+    if not state.visits or state.visits[-1][2] == _PURCHASE:
         return None
-    return state.history[-1][1]
+    return state.visits[-1][1]
 
 
 def answered_impression(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Impression | None:
@@ -145,60 +164,61 @@ def answered_impression(state: UserState, event: Event, ts_ms: int, rules: Rules
     return None
 
 
-def _first_time(seen: dict[int, int], event_id: str, ts_ms: int) -> bool:
-    digest = xxh3_64_intdigest(event_id.encode()) & _HASH_MASK
-    if digest in seen:
+def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -> bool:
+    digest = xxh3_64_intdigest(event_id.encode()) & HASH_MASK
+    known = state.known_ids
+    if digest in known:
         return False
-    seen[digest] = ts_ms
+    known.add(digest)
+    seen = state.seen
+    insort(seen, (ts_ms, digest))
     if len(seen) > SEEN_KEPT:
-        oldest_ms = min(seen.values())
-        del seen[min(known for known, at_ms in seen.items() if at_ms == oldest_ms)]
+        # What is older than the watermark by more than the lateness is late, whatever its id.
+        needed_ms = max(last_ts_ms(state), ts_ms) - lateness_ms
+        while len(seen) > SEEN_KEPT and (seen[0][0] < needed_ms or len(seen) > SEEN_MOST):
+            known.discard(seen.pop(0)[1])
     return True
 
 
-def _extend_sessions(state: UserState, ts_ms: int, gap_ms: int) -> None:
-    sessions = state.sessions
+def _extend_sessions(state: UserState, ts_ms: int, rules: Rules) -> None:
+    sessions, gap_ms = state.sessions, rules.session_gap_ms
     if sessions and sessions[-1][0] <= ts_ms <= sessions[-1][1] + gap_ms:
         newest = sessions[-1]
         newest[1] = max(newest[1], ts_ms)
         newest[2] += 1
-        return
-    # Out of order or a new session: everything within the gap of the event becomes one session with it.
-    merged = [ts_ms, ts_ms, 1]
-    apart: list[list[int]] = []
-    for session in sessions:
-        if session[0] - gap_ms <= ts_ms <= session[1] + gap_ms:
-            merged = [min(merged[0], session[0]), max(merged[1], session[1]), merged[2] + session[2]]
-        else:
-            apart.append(session)
-    insort(apart, merged)
-    dropped = max(0, len(apart) - SESSIONS_KEPT)
-    state.sessions_before += dropped
-    state.sessions = apart[dropped:]
+    else:
+        # Out of order or a new session: everything within the gap of the event becomes one session with it.
+        first = bisect_left(sessions, ts_ms - gap_ms, key=_last_ms)
+        end = first
+        merged = [ts_ms, ts_ms, 1]
+        while end < len(sessions) and sessions[end][0] <= ts_ms + gap_ms:
+            start_ms, last_ms, events = sessions[end]
+            merged = [min(merged[0], start_ms), max(merged[1], last_ms), merged[2] + events]
+            end += 1
+        sessions[first:end] = [merged]
+    if len(sessions) > SESSIONS_KEPT:
+        over_ms = last_ts_ms(state) - rules.lateness_ms - gap_ms
+        while len(sessions) > SESSIONS_KEPT and sessions[SESSIONS_KEPT][1] < over_ms:
+            del sessions[0]
+            state.sessions_before += 1
+
+
+def _last_ms(session: list[int]) -> int:
+    return session[1]
 
 
 def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
-    insort(state.history, (ts_ms, item, kind))
-    if len(state.history) > HISTORY_KEPT:
-        del state.history[0]
-    touches = state.touched.get(item)
-    if touches is None:
-        touches = state.touched[item] = [0] * TOUCH_HEAD
-    touches[TIMES] += 1
-    bought = kind == _PURCHASE
-    touches[PURCHASES] += bought
-    latest = LAST_PURCHASE if bought else LAST_INTEREST
-    touches[latest] = max(touches[latest], ts_ms)
-    insort(touches, ts_ms, lo=TOUCH_HEAD)
-    if len(touches) > TOUCH_HEAD + TOUCHES_KEPT:
-        del touches[TOUCH_HEAD]
-    if len(state.touched) > ITEMS_KEPT:
-        _forget_oldest(state.touched)
-
-
-def _forget_oldest(touched: dict[str, list[int]]) -> None:
-    oldest_ms = min([touches[-1] for touches in touched.values()])
-    del touched[min(item for item, touches in touched.items() if touches[-1] == oldest_ms)]
+    visits = state.visits
+    insort(visits, (ts_ms, item, kind))
+    touches = state.__dict__.get("touches")
+    if touches is not None:
+        insort(touches.setdefault(item, []), ts_ms << KIND_BITS | kind)
+    if len(visits) > VISITS_KEPT:
+        forgotten = visits.pop(0)[1]
+        if touches is not None:
+            touches[forgotten].pop(0)
+            if not touches[forgotten]:
+                del touches[forgotten]
 
 
 def _remember_impression(state: UserState, event: Event, ts_ms: int) -> None:

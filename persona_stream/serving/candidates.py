@@ -10,12 +10,14 @@ from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.events import KINDS
 from tables.counters import WINDOW_INDEX, WINDOWS
 from tables.person import co_visited
-from tables.users import UserState
+from tables.users import UserState, recent_items
 
 TRENDING_KEPT = 200
 REFRESH_S = 1.0
 """Trending items are counted again this often: it reads every item."""
 MAX_CANDIDATES = 500
+OWN_ITEMS = 256
+"""So many of them at most are the user's own latest: there must be room for others."""
 
 _WEIGHT = {"impression": 0.0, "view": 1.0, "click": 2.0, "add_to_cart": 4.0, "purchase": 6.0, "other": 0.5}
 KIND_WEIGHTS = tuple(_WEIGHT[kind] for kind in KINDS)
@@ -66,7 +68,7 @@ class Trending:
 
 def candidates_for(state: UserState, columns: ItemColumns, trending: Rows) -> list[str]:
     """Items to rank for a user, without repeats: their own, neighbours of their latest, trending ones."""
-    found = dict.fromkeys(state.touched)
+    found = dict.fromkeys(recent_items(state, OWN_ITEMS))
     for item in co_visited(state):
         rows, counts = columns.neighbours(int(columns.rows([item])[0]))
         found |= dict.fromkeys(_names(columns, rows[np.argsort(-counts, kind="stable")]))

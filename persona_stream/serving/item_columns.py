@@ -59,7 +59,7 @@ class ItemColumns:
     def put(self, item: str, state: ItemState) -> None:
         """Replace what is held of an item."""
         row = self._row_for(item)
-        neighbours = [self._row_for(neighbour) for neighbour in state.covisit_items]
+        neighbours = [self._row_for(name) for _, _, names in state.visits for name in names]
         self._count += not self._known[row]
         self._known[row] = True
         self._panes[row] = np.frombuffer(state.panes, dtype=np.int32).reshape(PANES, PANE_WIDTH)

@@ -12,6 +12,9 @@ from tables.features import FEATURE_NAMES, ITEM_FEATURES, USER_FEATURES
 from tables.person import person_columns
 from tables.users import UserState
 
+HISTORY_SHOWN = 50
+"""How many of the user's latest visits are shown."""
+
 
 def rfc3339(ts_ms: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC."""
@@ -26,7 +29,10 @@ def user_view(replica: Replica, user: str, state: UserState, gap_ms: int, as_of_
     return UserView(
         user=user,
         features=dict(zip(FEATURE_NAMES, row.tolist(), strict=False)),
-        history=[{"item": item, "type": KINDS[kind], "ts": ts_ms} for ts_ms, item, kind in reversed(state.history)],
+        history=[
+            {"item": item, "type": KINDS[kind], "ts": ts_ms}
+            for ts_ms, item, kind in reversed(state.visits[-HISTORY_SHOWN:])
+        ],
         windows={
             window.name: _named(window_counts(panes, np.array([as_of_ms]), window)[0].tolist()) for window in WINDOWS
         },

@@ -13,15 +13,17 @@ class ItemEvent(Struct, array_like=True, gc=False):
 
     item: str
     kind: int
-    """Index into `KINDS`; -1: nothing is counted, the item is only shown to the learner as a negative."""
+    """Index into `KINDS`; -1: nothing is counted; it is a negative for the learner, or tells neighbours of a visit."""
     ts_ms: int
     value_milli: int
     """The event's value in thousandths, 0 where it has none. Integers keep sums independent of order."""
     source_partition: int
     source_offset: int
-    recent_items: list[str]
-    """The user's items just before this one, newest first: co-visits."""
     segment: str
+    visitor: int = 0
+    """Hash of the user: with the event's time, the visit that `neighbours` are told of."""
+    neighbours: list[str] = []
+    """Items that the user was with at about that time: as many as can be told by now, or more (`tables.covisits`)."""
     label: int = -1
     """1: a positive outcome, 0: a negative, -1: not an example."""
     group: str = ""
@@ -29,6 +31,8 @@ class ItemEvent(Struct, array_like=True, gc=False):
     user: str = ""
     user_features: bytes = b""
     """float32 vector of the user and user x item features as of just before the event; empty: not an example."""
+    recent_items: list[str] = []
+    """Of an example: the user's latest items just before, newest first."""
 
 
 class Example(Struct, array_like=True, gc=False):

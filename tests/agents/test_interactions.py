@@ -159,7 +159,7 @@ def test_each_item_of_an_event_gets_it_once_with_its_origin() -> None:
     ]
     assert [found.value_milli for found in made] == [0, 0, 12345, 0]
     assert made[-1].segment == "s1"
-    assert [found.recent_items for found in made] == [[], [], [], ["i2"]]
+    assert [found.neighbours for found in made] == [[], [], [], ["i2"]]
     keys = [record.key.decode() for record in _run(log).emitted[ITEM_EVENTS]]
     assert keys == [found.item for found in _item_events(_run(log))]
 

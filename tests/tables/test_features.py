@@ -29,7 +29,7 @@ from tables.person import PersonRows, co_visited, person_columns
 from tables.users import Rules, UserState, apply_event
 
 GAP_MS = 30 * MINUTE_MS
-RULES = Rules(session_gap_ms=GAP_MS, attribution_window_ms=GAP_MS, segment_field="segment")
+RULES = Rules(session_gap_ms=GAP_MS, attribution_window_ms=GAP_MS, segment_field="segment", lateness_ms=HOUR_MS)
 # Midnight, so that panes of every width begin with it.
 NOON_MS = T0_MS // DAY_MS * DAY_MS + 12 * HOUR_MS
 AS_OF_MS = NOON_MS + 20 * MINUTE_MS
@@ -121,8 +121,8 @@ def test_what_is_known_of_the_item() -> None:
         ("click", NOON_MS, 0, ["i2", "i3"]),
         ("purchase", NOON_MS + 18 * MINUTE_MS, 8000, ["i4"]),
     ]
-    for offset, (kind, ts_ms, value_milli, recent) in enumerate(happened):
-        apply_item_event(state, ItemEvent("i1", KIND_INDEX[kind], ts_ms, value_milli, 0, offset, recent, ""))
+    for offset, (kind, ts_ms, value_milli, near) in enumerate(happened):
+        apply_item_event(state, ItemEvent("i1", KIND_INDEX[kind], ts_ms, value_milli, 0, offset, "", 7, near))
     columns = item_columns(
         stack_panes([state.panes]),
         stack_longs([state.longs]),
@@ -200,9 +200,8 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
     for offset, fields in enumerate(events):
         made = Event(**fields)
         for item in fields.get("items", [fields.get("item", "i0")]):
-            moved = ItemEvent(
-                item, KIND_INDEX.get(made.type, 5), fields["ts"], 500, offset, 0, co_visited(user), f"s{offset % 3}"
-            )
+            kind, near = KIND_INDEX.get(made.type, 5), sorted(co_visited(user))
+            moved = ItemEvent(item, kind, fields["ts"], 500, offset, 0, f"s{offset % 3}", 7, near)
             apply_item_event(states.setdefault(item, ItemState()), moved)
         apply_event(user, made, fields["ts"], RULES)
     as_of_ms = T0_MS + count * MINUTE_MS + later_ms

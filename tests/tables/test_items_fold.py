@@ -1,4 +1,4 @@
-"""The items fold: covisits and segments in any order, and once from each source partition."""
+"""The items fold: co-visits and segments in any order, and once from each source partition."""
 
 import random
 from collections import Counter
@@ -9,10 +9,11 @@ from support.logs import DAY_MS, T0_MS
 
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
+from tables.covisits import NEIGHBOURS_KEPT, sample
 from tables.items import (
-    COVISITS_KEPT,
     SEGMENT_DAYS,
     SEGMENTS_KEPT,
+    VISITS_KEPT,
     ItemState,
     apply_item_event,
     codec,
@@ -21,10 +22,11 @@ from tables.items import (
 )
 
 VIEW, IMPRESSION = KIND_INDEX["view"], KIND_INDEX["impression"]
+USER = 7
 
 
 def _seen(
-    ts_ms: int, *, offset: int, partition: int = 0, recent: list[str] | None = None, segment: str = "", kind: int = VIEW
+    ts_ms: int, *, offset: int, partition: int = 0, near: list[str] | None = None, segment: str = "", kind: int = VIEW
 ) -> ItemEvent:
     return ItemEvent(
         item="i1",
@@ -33,8 +35,9 @@ def _seen(
         value_milli=250,
         source_partition=partition,
         source_offset=offset,
-        recent_items=recent or [],
         segment=segment,
+        visitor=USER,
+        neighbours=sample(set(near or ()), ts_ms),
     )
 
 
@@ -45,38 +48,48 @@ def _fold(events: list[ItemEvent], state: ItemState | None = None) -> ItemState:
     return state
 
 
-PICKS = st.lists(
-    st.tuples(st.integers(0, 9), st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=5), st.sampled_from("xyz")),
-    max_size=40,
-)
+NAMES = st.lists(st.sampled_from("abcdefghij"), max_size=9)
+PICKS = st.lists(st.tuples(st.integers(0, 30), NAMES, st.integers(0, 2 * SEGMENTS_KEPT).map(str)), max_size=60)
 
 
 @given(PICKS, st.randoms(use_true_random=False))
-def test_events_in_any_order_leave_the_same_state(
+def test_events_in_any_order_leave_the_same_bytes(
     picks: list[tuple[int, list[str], str]], random_: random.Random
 ) -> None:
     # Each event is of a source partition of its own, so that none is taken for a redelivery.
     events = [
-        _seen(T0_MS + day * DAY_MS, partition=n, offset=0, recent=recent, segment=segment)
-        for n, (day, recent, segment) in enumerate(picks)
+        _seen(T0_MS + day * DAY_MS, partition=n, offset=0, near=near, segment=segment)
+        for n, (day, near, segment) in enumerate(picks)
     ]
-    expected = _fold(events)
+    expected = codec.encode(_fold(events))
     random_.shuffle(events)
-    state = _fold(events)
-    assert (state.panes, state.longs, state.segments) == (expected.panes, expected.longs, expected.segments)
-    assert state.covisit_items == expected.covisit_items
-    assert state.covisit_ts_ms == expected.covisit_ts_ms
-    assert state.applied == expected.applied
-    latest = sorted((made.ts_ms, near) for made in events for near in made.recent_items)[-COVISITS_KEPT:]
-    assert list(zip(state.covisit_ts_ms, state.covisit_items, strict=True)) == latest
+    assert codec.encode(_fold(events)) == expected
 
 
-@given(PICKS)
-def test_a_segment_is_counted_by_the_day(picks: list[tuple[int, list[str], str]]) -> None:
-    events = [_seen(T0_MS + day * DAY_MS, offset=n, segment=name) for n, (day, _, name) in enumerate(picks)]
+@given(PICKS, st.randoms(use_true_random=False))
+def test_neighbours_told_in_parts_or_again_are_a_sample_of_all_of_them(
+    picks: list[tuple[int, list[str], str]], random_: random.Random
+) -> None:
+    of_visit: dict[int, set[str]] = {}
+    parts = []
+    for day, near, _ in picks:
+        of_visit.setdefault(T0_MS + day, set()).update(near)
+        parts.append(_seen(T0_MS + day, offset=0, near=near, kind=-1))
+    told = parts + random_.sample(parts, len(parts) // 2)
+    random_.shuffle(told)
+    expected = [(ts_ms, USER, sample(names, ts_ms)) for ts_ms, names in sorted(of_visit.items()) if names]
+    state = _fold(told)
+    assert state.visits == expected[-VISITS_KEPT:]
+    assert all(len(near) <= NEIGHBOURS_KEPT for _, _, near in state.visits)
+    assert not state.applied, "a part is no event: nothing is counted"
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("xyz")), max_size=40))
+def test_a_segment_is_counted_by_the_day(picks: list[tuple[int, str]]) -> None:
+    events = [_seen(T0_MS + day * DAY_MS, offset=n, segment=name) for n, (day, name) in enumerate(picks)]
     state = _fold(events)
-    last_day = max((day for day, _, _ in picks), default=0)
-    expected = Counter(name for day, _, name in picks if day > last_day - SEGMENT_DAYS)
+    last_day = max((day for day, _ in picks), default=0)
+    expected = Counter(name for day, name in picks if day > last_day - SEGMENT_DAYS)
     found = {name: segment_count(ring, T0_MS + last_day * DAY_MS) for name, ring in state.segments.items()}
     assert {name: count for name, count in found.items() if count} == dict(expected)
 
@@ -91,25 +104,32 @@ def test_each_source_partition_counts_once() -> None:
     assert apply_item_event(state, _seen(T0_MS, partition=1, offset=8))
 
 
-def test_showing_an_item_is_no_covisit_and_no_interest_of_a_segment() -> None:
-    state = _fold([_seen(T0_MS, offset=0, recent=["a"], segment="x", kind=IMPRESSION)])
-    assert (state.covisit_items, state.segments) == ([], {})
-    state = _fold([_seen(T0_MS, offset=1, recent=["i1", "a"])], state)
-    assert state.covisit_items == ["a"]
-    assert covisit_count(state, ["a", "b"]) == 1
+def test_showing_an_item_is_no_interest_of_a_segment() -> None:
+    state = _fold([_seen(T0_MS, offset=0, segment="x", kind=IMPRESSION)])
+    assert (state.visits, state.segments) == ([], {})
+
+
+def test_covisits_are_counted_over_the_latest_visits() -> None:
+    state = _fold([_seen(T0_MS + n, offset=n, near=["a", "c"] if n % 2 else ["a"]) for n in range(4)])
+    assert covisit_count(state, ["a", "b"]) == 4
+    assert covisit_count(state, ["c", "a"]) == 6
 
 
 def test_a_negative_is_remembered_but_not_counted() -> None:
-    state = _fold([_seen(T0_MS, offset=4, recent=["a"], kind=-1)])
-    assert state == ItemState(applied={0: 4})
+    negative = _seen(T0_MS, offset=4, kind=-1)
+    negative.label = 0
+    assert _fold([negative]) == ItemState(applied={0: 4})
 
 
-def test_the_segment_longest_unseen_makes_room() -> None:
-    names = [f"s{n:02}" for n in range(SEGMENTS_KEPT + 1)]
-    state = _fold([_seen(T0_MS + n * DAY_MS, offset=n, segment=name) for n, name in enumerate(names)])
-    assert sorted(state.segments) == names[1:]
+def test_of_too_many_segments_the_same_ones_are_kept_and_counted_whole() -> None:
+    names = [f"s{n:02}" for n in range(2 * SEGMENTS_KEPT)] * 3
+    orders = [names, names[::-1], sorted(names)]
+    states = [_fold([_seen(T0_MS, offset=n, segment=name) for n, name in enumerate(order)]) for order in orders]
+    assert len(states[0].segments) == SEGMENTS_KEPT
+    assert {segment_count(ring, T0_MS) for ring in states[0].segments.values()} == {3}
+    assert all(state.segments == states[0].segments for state in states)
 
 
 def test_a_state_comes_back_from_bytes_as_it_was() -> None:
-    state = _fold([_seen(T0_MS + n, offset=n, recent=["a", "b"], segment="x") for n in range(50)])
+    state = _fold([_seen(T0_MS + n, offset=n, near=["a", "b"], segment="x") for n in range(50)])
     assert codec.decode(codec.encode(state)) == state

@@ -1,32 +1,36 @@
 """The users fold: sessions, history, dedupe and impressions, in any order of arrival."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.logs import MINUTE_MS, T0_MS, event, shopping
+from support.logs import HOUR_MS, MINUTE_MS, T0_MS, event, shopping
 
 from persona_stream.vocabulary.events import KIND_INDEX, Event
-from tables.features import LAST_INTEREST, LAST_PURCHASE, PURCHASES, TIMES, TOUCH_HEAD, TOUCHES_KEPT
 from tables.users import (
-    HISTORY_KEPT,
-    ITEMS_KEPT,
+    KIND_BITS,
     PENDING_KEPT,
     SEEN_KEPT,
+    SEEN_MOST,
     SEGMENT_CHARS,
     SESSIONS_KEPT,
+    VISITS_KEPT,
     Rules,
     UserState,
     admit,
+    answered_impression,
     apply_event,
     codec,
     open_session,
     recent_items,
 )
 
-RULES = Rules(session_gap_ms=30 * MINUTE_MS, attribution_window_ms=30 * MINUTE_MS, segment_field="segment")
+RULES = Rules(
+    session_gap_ms=30 * MINUTE_MS, attribution_window_ms=30 * MINUTE_MS, segment_field="segment", lateness_ms=HOUR_MS
+)
 
 
 def _event(**fields: Any) -> Event:
@@ -37,7 +41,7 @@ def _fold(events: list[dict[str, Any]], state: UserState | None = None) -> UserS
     state = UserState() if state is None else state
     for offset, fields in enumerate(events, start=state.applied + 1):
         made = Event(**fields)
-        if admit(state, made, fields["ts"], offset) == "new":
+        if admit(state, made, fields["ts"], offset, RULES) == "new":
             apply_event(state, made, fields["ts"], RULES)
     return state
 
@@ -57,51 +61,61 @@ def _sessions_of(times_ms: list[int]) -> list[list[int]]:
     return sessions
 
 
-# Up to SESSIONS_KEPT sessions: gaps around the session gap, to the millisecond.
-SESSION_TIMES = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 15 * MINUTE_MS, 30 * MINUTE_MS, 30 * MINUTE_MS + 1])),
+# Gaps around the session gap, to the millisecond; sessions enough for some to be forgotten.
+TIMES = st.lists(
+    st.tuples(st.integers(0, 25), st.sampled_from([0, 1, 15 * MINUTE_MS, 30 * MINUTE_MS, 30 * MINUTE_MS + 1])),
     min_size=1,
-    max_size=30,
+    max_size=80,
 ).map(lambda steps: [T0_MS + whole * 61 * MINUTE_MS + part for whole, part in steps])
 
 
-@given(SESSION_TIMES, st.randoms(use_true_random=False))
+def _late_by_chance(times_ms: list[int], random_: random.Random) -> list[int]:
+    """In time's order, but each as late as is allowed, by chance."""
+    return sorted(times_ms, key=lambda ts_ms: ts_ms + random_.randint(0, RULES.lateness_ms))
+
+
+@given(TIMES, st.randoms(use_true_random=False))
 def test_sessions_are_the_same_whatever_the_order(times_ms: list[int], random_: random.Random) -> None:
     expected = _sessions_of(times_ms)
-    random_.shuffle(times_ms)
-    state = _fold(_views(times_ms))
-    assert [*state.sessions] == expected[-SESSIONS_KEPT:]
-    assert state.sessions_before == max(0, len(expected) - SESSIONS_KEPT)
+    over_ms = max(times_ms) - RULES.lateness_ms - RULES.session_gap_ms
+    forgotten = max(0, sum(last_ms < over_ms for _, last_ms, _ in expected) - SESSIONS_KEPT)
+    state = _fold(_views(_late_by_chance(times_ms, random_)))
+    assert [*state.sessions] == expected[forgotten:]
+    assert state.sessions_before == forgotten
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9)), max_size=120), st.randoms(use_true_random=False))
-def test_history_holds_the_latest_in_event_time_order(picks: list[tuple[int, int]], random_: random.Random) -> None:
+def test_visits_are_the_latest_in_event_time_order(picks: list[tuple[int, int]], random_: random.Random) -> None:
     visits = [(T0_MS + minute * MINUTE_MS, f"i{item}", KIND_INDEX["view"]) for minute, item in picks]
     shuffled = list(enumerate(visits))
     random_.shuffle(shuffled)
     # Ids that differ: the dedupe window is another test's.
     state = _fold([event(f"e{n}", "view", "u", visit[0], item=visit[1]) for n, visit in shuffled])
-    assert state.history == sorted(visits)[-HISTORY_KEPT:]
-    newest_first = list(dict.fromkeys(item for _, item, _ in reversed(state.history)))
+    assert state.visits == sorted(visits)
+    newest_first = list(dict.fromkeys(item for _, item, _ in reversed(state.visits)))
     assert recent_items(state, 3) == newest_first[:3]
 
 
-def test_everything_but_order_of_keys_is_the_same_after_any_shuffle() -> None:
-    # Without clicks: those are joined with what was shown before them, so for them arrival matters.
-    events = [e for e in shopping(60, users=1) if e["type"] in {"view", "impression", "rating", "search"}]
-    events = list({e["id"]: e for e in events}.values())
-    expected = _fold(events)
-    for seed in range(20):
-        shuffled = random.Random(seed).sample(events, len(events))
-        state = _fold(shuffled)
-        assert state.longs == expected.longs
-        assert state.panes == expected.panes
-        assert state.history == expected.history
-        assert state.touched == expected.touched
-        assert state.sessions == expected.sessions
-        assert state.pending == expected.pending
-        assert state.seen == expected.seen
-        assert (state.segment, state.segment_ts_ms) == (expected.segment, expected.segment_ts_ms)
+@given(st.integers(0, 1000), st.integers(1, 150), st.randoms(use_true_random=False))
+def test_any_arrival_within_the_lateness_leaves_the_same_bytes(seed: int, count: int, random_: random.Random) -> None:
+    events = list({e["id"]: e for e in shopping(count, seed=seed, users=1)}.values())
+    expected = _fold(sorted(events, key=_ts_ms))
+    late = _fold(sorted(events, key=lambda made: _ts_ms(made) + random_.randint(0, RULES.lateness_ms)))
+    assert codec.encode(late) == codec.encode(expected)
+
+
+@given(st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_any_repetition_that_is_not_late_changes_nothing(seed: int, random_: random.Random) -> None:
+    events = list({e["id"]: e for e in shopping(150, seed=seed, users=1)}.values())
+    arrivals = [(_ts_ms(made), made) for made in events]
+    arrivals += [(_ts_ms(made) + random_.randint(0, RULES.lateness_ms), made) for made in events * 2]
+    repeated = _fold([made for _, made in sorted(arrivals, key=lambda pair: pair[0])])
+    repeated.applied = len(events) - 1
+    assert codec.encode(repeated) == codec.encode(_fold(sorted(events, key=_ts_ms)))
+
+
+def _ts_ms(made: dict[str, Any]) -> int:
+    return int(made["ts"])
 
 
 @given(st.lists(st.integers(0, 40), max_size=80))
@@ -112,13 +126,22 @@ def test_an_id_counts_once_at_any_offset(ids: list[int]) -> None:
     assert len(state.seen) == len(set(ids))
 
 
-def test_the_dedupe_window_forgets_the_oldest_by_event_time() -> None:
-    newest = SEEN_KEPT + 3
-    state = _fold([event(f"e{n}", "view", "u", T0_MS + n, item="i1") for n in range(newest)])
-    assert sorted(state.seen.values()) == list(range(T0_MS + 3, T0_MS + newest))
-    again = _event(**event("e5", "view", "u", T0_MS + 5, item="i1"))
-    assert admit(state, again, T0_MS + 5, 1000) == "duplicate"
-    assert admit(state, again, T0_MS + 5, 1000) == "redelivered"
+@pytest.mark.parametrize(
+    ("step_ms", "count", "kept"),
+    [
+        (HOUR_MS, SEEN_KEPT + 3, SEEN_KEPT),
+        (MINUTE_MS, 2 * SEEN_KEPT, SEEN_KEPT),
+        (MINUTE_MS // 2, 3 * SEEN_KEPT, 121),
+        (1, SEEN_MOST + 5, SEEN_MOST),
+    ],
+)
+def test_ids_are_remembered_for_the_lateness_or_the_latest_few(step_ms: int, count: int, kept: int) -> None:
+    state = _fold([event(f"e{n}", "view", "u", T0_MS + n * step_ms, item="i1") for n in range(count)])
+    assert [ts_ms for ts_ms, _ in state.seen] == [T0_MS + n * step_ms for n in range(count - kept, count)]
+    oldest = count - kept
+    again = _event(**event(f"e{oldest}", "view", "u", T0_MS + oldest * step_ms, item="i1"))
+    assert admit(state, again, T0_MS + oldest * step_ms, 10_000, RULES) == "duplicate"
+    assert admit(state, again, T0_MS + oldest * step_ms, 10_000, RULES) == "redelivered"
 
 
 def test_a_session_is_open_within_the_gap_of_its_ends() -> None:
@@ -130,14 +153,20 @@ def test_a_session_is_open_within_the_gap_of_its_ends() -> None:
         assert open_session(state, as_of_ms, gap_ms) == [0, 0, 0]
 
 
-def test_touches_keep_counts_and_the_latest_times() -> None:
-    times_ms = [T0_MS + n * MINUTE_MS for n in range(12)]
-    events = [event(f"e{n}", "purchase" if n % 3 == 0 else "view", "u", ts, item="i1") for n, ts in enumerate(times_ms)]
+@pytest.mark.parametrize("read", [lambda state: state, lambda state: codec.decode(codec.encode(state))])
+def test_touches_are_the_visits_by_item_however_state_came_about(read: Callable[[UserState], UserState]) -> None:
+    events = [event(f"e{n}", "view", "u", T0_MS + n % 700 * MINUTE_MS, item=f"i{n % 9}") for n in range(900)]
     random.Random(4).shuffle(events)
-    touches = _fold(events).touched["i1"]
-    assert (touches[TIMES], touches[PURCHASES]) == (12, 4)
-    assert (touches[LAST_INTEREST], touches[LAST_PURCHASE]) == (times_ms[11], times_ms[9])
-    assert touches[TOUCH_HEAD:] == times_ms[-TOUCHES_KEPT:]
+    state = UserState()
+    for start in range(0, len(events), 50):
+        state = read(_fold(events[start : start + 50], state))
+        # Asked for in between, so that they are kept up to date from then on.
+        assert sum(map(len, state.touches.values())) == len(state.visits)
+    expected: dict[str, list[int]] = {}
+    for ts_ms, item, kind in state.visits:
+        expected.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
+    assert len(state.visits) == VISITS_KEPT
+    assert state.touches == expected
 
 
 def test_state_stays_bounded_whatever_a_user_does() -> None:
@@ -149,13 +178,13 @@ def test_state_stays_bounded_whatever_a_user_does() -> None:
         events.append(event(f"e{n}", kind, "u", T0_MS + n * 31 * MINUTE_MS, **{field: value}))
     state = _fold(events)
     assert len(state.seen) == SEEN_KEPT
-    assert len(state.history) == HISTORY_KEPT
-    assert len(state.touched) == ITEMS_KEPT
-    assert len(state.sessions) == SESSIONS_KEPT
-    assert state.sessions_before == 1500 - SESSIONS_KEPT
+    assert len(state.visits) == VISITS_KEPT
+    assert len(state.sessions) <= SESSIONS_KEPT + 3
+    assert state.sessions_before == 1500 - len(state.sessions)
     assert len(state.pending) == PENDING_KEPT
-    assert "i1498" in state.touched
-    assert "i0" not in state.touched
+    assert "i1499" not in state.touches
+    assert "i1498" in state.touches
+    assert "i0" not in state.touches
     assert len(codec.encode(state)) < 20_000
 
 
@@ -173,8 +202,9 @@ def test_state_stays_bounded_whatever_a_user_does() -> None:
 )
 def test_a_click_answers_an_impression_of_its_item_or_decision_in_time(click: dict[str, Any], joined: bool) -> None:
     shown = event("s", "impression", "u", T0_MS, items=["i1", "i2", "i1"], decision_id="d1")
-    state = _fold([shown, {"id": "c", "type": "click", "user": "u", **click}])
-    assert state.attributed == joined
+    state = _fold([shown])
+    answer = _event(**{"id": "c", "type": "click", "user": "u", **click})
+    assert (answered_impression(state, answer, click["ts"], RULES) is not None) == joined
     assert state.pending == [(T0_MS, "d1", ["i1", "i2"])]
 
 
