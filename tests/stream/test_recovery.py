@@ -1,12 +1,21 @@
 """Recovery from changelogs as Kafka really leaves them: compacted, with holes, tombstones and empty partitions."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
-import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from support.cluster import admin_of, committed, end_offsets, members, read_all, read_table, until, write
+from support.cluster import (
+    COMPACT_AT_ONCE,
+    alter_topic,
+    committed,
+    end_offsets,
+    members,
+    quick_cleaner,
+    read_all,
+    read_table,
+    until,
+    write,
+)
 from support.processes import Process
 from support.tally import COUNT, HANGING, changelog, source
 
@@ -17,29 +26,10 @@ from persona_stream.vocabulary.config import Settings
 WITHIN_S = 60
 KEYS = 20
 StartTally = Callable[..., Process]
-_COMPACT_AT_ONCE = {
-    "cleanup.policy": "compact",
-    "segment.ms": "100",
-    "min.cleanable.dirty.ratio": "0.001",
-    "delete.retention.ms": "0",
-}
 
 
 def _progress(offset: int) -> Record:
     return Record(PROGRESS_KEY, msgspec.msgpack.encode(Progress(offset=offset, events=offset + 1)))
-
-
-@pytest.fixture
-async def quick_cleaner(kafka: str) -> AsyncIterator[None]:
-    """The broker's log cleaner looks for work ten times a second, not every 15 s."""
-    async with admin_of(kafka) as admin:
-        described = await admin.describe_cluster()
-        broker = str(described["brokers"][0]["node_id"])
-        resource = ConfigResource(ConfigResourceType.BROKER, broker, {"log.cleaner.backoff.ms": "100"})
-        (*_, answer) = await admin.alter_configs([resource])
-        assert [code for code, *_ in answer.resources] == [0], answer
-        yield
-        await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, broker, {})])
 
 
 async def _write_in_transaction(settings: Settings, topic: str, record: Record) -> None:
@@ -64,12 +54,10 @@ async def _until_counted(settings: Settings, worker: Process, key: str, count: i
 
 
 async def test_a_compacted_changelog_with_holes_and_tombstones_gives_values_and_progress(
-    settings: Settings, start_tally: StartTally, quick_cleaner: None
+    settings: Settings, start_tally: StartTally
 ) -> None:
     topic = changelog(settings)
-    async with admin_of(settings.kafka) as admin:
-        (answer, *_) = await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, _COMPACT_AT_ONCE)])
-        assert [code for code, *_ in answer.resources] == [0], answer
+    await alter_topic(settings.kafka, topic, COMPACT_AT_ONCE)
     # A transaction, whose end takes an offset and is no record; 50 versions of each key; two keys deleted.
     await _write_in_transaction(settings, topic, Record(b"tx", COUNT.encode(77)))
     for version in range(50):
@@ -77,12 +65,14 @@ async def test_a_compacted_changelog_with_holes_and_tombstones_gives_values_and_
         await write(settings, topic, {0: [*values, _progress(version)]})
     await write(settings, topic, {0: [Record(b"k0", None), Record(b"k1", None), _progress(60)]})
 
-    async def has_holes() -> bool:
+    async def is_compacted() -> bool:
         # Each turn appends a record, which lets the segment before it be closed and compacted.
         await write(settings, topic, {0: [_progress(60)]})
-        return len(await read_all(settings.kafka, topic)) < 200
+        records = await read_all(settings.kafka, topic)
+        return len(records) < 200 and all(record.value is not None for record in records)
 
-    await until(has_holes, within_s=WITHIN_S, what="the changelog compacted")
+    async with quick_cleaner(settings.kafka):
+        await until(is_compacted, within_s=WITHIN_S, what="the changelog compacted, its tombstones gone")
     records = await read_all(settings.kafka, topic)
     assert records[-1].offset - records[0].offset + 1 > len(records)
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.protocol.group import LeaveGroupRequest
 
@@ -36,6 +37,39 @@ async def create_topic(bootstrap: str, name: str, partitions: int, config: Mappi
     assert [code for _, code, *_ in response.topic_errors] == [0], response
 
 
+async def alter_topic(bootstrap: str, name: str, config: Mapping[str, str]) -> None:
+    """Give a topic these settings, and no others."""
+    await _alter(bootstrap, ConfigResource(ConfigResourceType.TOPIC, name, dict(config)))
+
+
+COMPACT_AT_ONCE = {
+    "cleanup.policy": "compact",
+    "segment.ms": "100",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "0",
+}
+"""Each record that comes later than that closes its segment; the cleaner takes what little there is."""
+
+
+@asynccontextmanager
+async def quick_cleaner(bootstrap: str) -> AsyncIterator[None]:
+    """The broker's log cleaner looks for work ten times a second, not every 15 s."""
+    async with admin_of(bootstrap) as admin:
+        described = await admin.describe_cluster()
+    broker = str(described["brokers"][0]["node_id"])
+    await _alter(bootstrap, ConfigResource(ConfigResourceType.BROKER, broker, {"log.cleaner.backoff.ms": "100"}))
+    try:
+        yield
+    finally:
+        await _alter(bootstrap, ConfigResource(ConfigResourceType.BROKER, broker, {}))
+
+
+async def _alter(bootstrap: str, resource: ConfigResource) -> None:
+    async with admin_of(bootstrap) as admin:
+        (*_, answer) = await admin.alter_configs([resource])
+    assert [code for code, *_ in answer.resources] == [0], answer
+
+
 async def write(settings: Settings, topic: str, parts: Mapping[int, list[Record]]) -> None:
     """Write records to given partitions."""
     writer = BatchWriter(settings, client_id="test")
@@ -54,6 +88,13 @@ async def write_keyed(settings: Settings, topic: str, records: list[Record]) -> 
         await writer.write_keyed(topic, records)
     finally:
         await writer.stop()
+
+
+async def delete_records(bootstrap: str, topic: str, before: Mapping[int, int]) -> None:
+    """Have Kafka delete the records of partitions before given offsets."""
+    async with admin_of(bootstrap) as admin:
+        deleted = {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in before.items()}
+        await admin.delete_records(deleted)
 
 
 async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
@@ -98,6 +139,18 @@ async def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
             # The first group of a new broker: it creates its own topic for that just now.
             return {}
     return {tp.partition: held.offset for tp, held in offsets.items() if tp.topic == topic and held.offset >= 0}
+
+
+async def set_committed(bootstrap: str, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    """Commit offsets for a group that has no members."""
+    asked = {TopicPartition(topic, partition): offset for partition, offset in offsets.items()}
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(list(asked))
+        await consumer.commit(asked)
+    finally:
+        await consumer.stop()
 
 
 async def members(bootstrap: str, group: str) -> list[str]:
