@@ -135,7 +135,12 @@ class OnlineScorer:
 
     def predict(self, features: Floats) -> Probabilities:
         """Probability of a positive outcome for each row: float32 `[n, F]` to float64 `[n]`."""
-        return _probabilities(self._weights[bin_keys(features)].sum(axis=1) + self._intercept)
+        return _probabilities(self.contributions(features).sum(axis=1) + self._intercept)
+
+    def contributions(self, features: Floats) -> NDArray[np.float64]:
+        """What each feature adds to a row's log-odds: float32 `[n, F]` to float64 `[n, F]`."""
+        added: NDArray[np.float64] = self._weights[bin_keys(features)]
+        return added
 
 
 def _is_first(sources: dict[int, int], example: Example) -> bool:

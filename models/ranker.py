@@ -56,6 +56,15 @@ class Ranker:
         return scores.reshape(len(features), -1)[:, 0]
 
 
+def trained_features(onnx: bytes) -> tuple[str, tuple[str, ...]]:
+    """The hash and the names of the features that a model was trained on, whether or not it may be served today.
+
+    Raises ModelError where it names none.
+    """
+    metadata = _open(onnx).get_modelmeta().custom_metadata_map
+    return metadata.get(HASH_PROPERTY, ""), _feature_names(metadata)
+
+
 def _onnx_errors() -> tuple[type[Exception], ...]:
     # They share no base of their own below Exception.
     raised = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
@@ -84,9 +93,12 @@ def _check_features(metadata: dict[str, str]) -> None:
     trained_on = metadata.get(HASH_PROPERTY, "none")
     if trained_on != FEATURE_HASH:
         raise ModelError(f"the model was trained on features {trained_on}, these are {FEATURE_HASH}.", hint=_RETRAIN)
+    if _feature_names(metadata) != FEATURE_NAMES:
+        raise ModelError("the model names other features, or in another order.", hint=_RETRAIN)
+
+
+def _feature_names(metadata: dict[str, str]) -> tuple[str, ...]:
     try:
-        names = msgspec.json.decode(metadata.get(NAMES_PROPERTY, ""), type=tuple[str, ...])
+        return msgspec.json.decode(metadata.get(NAMES_PROPERTY, ""), type=tuple[str, ...])
     except msgspec.DecodeError as error:
         raise ModelError(f"the model does not name its features: {error}.", hint=_RETRAIN) from error
-    if names != FEATURE_NAMES:
-        raise ModelError("the model names other features, or in another order.", hint=_RETRAIN)

@@ -1,12 +1,13 @@
 """Reading a whole topic: from its start to where it ended when the reading began. No consumer group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from msgspec import Struct
 
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, PersonaError
@@ -33,7 +34,7 @@ async def read_topic(
     fetch_bytes: int = FETCH_BYTES,
     starts: Mapping[int, int] | None = None,
     ends: Mapping[int, int] | None = None,
-) -> AsyncIterator[list[ConsumerRecord]]:
+) -> AsyncGenerator[list[ConsumerRecord], None]:
     """Every record of `topic`, by the batch; a batch is of one partition, in offset order.
 
     `fetch_bytes` must hold the largest record. `starts` and `ends` bound what is read, by partition: from an offset, up
@@ -65,6 +66,26 @@ async def read_topic(
                 on_progress(sum(min(positions[p], lasts[p]) - firsts[p] for p in partitions), total)
             elif loop.time() - moved_s > _STALL_S:
                 raise PersonaError(f"topic {topic} gave no record for {_STALL_S:.0f} s.", hint="Is the broker well?")
+
+
+class Bounds(Struct, frozen=True):
+    """What a partition holds: from its first offset to the one before `end`."""
+
+    first: int
+    end: int
+
+
+async def bounds(settings: Settings, topic: str, *, at_ms: int | None = None) -> dict[int, Bounds]:
+    """Of each partition, the first offset still there, and where it ends, or ended before a time by Kafka's stamps.
+
+    Raises as `read_topic`.
+    """
+    async with topic_consumer(settings, topic) as consumer:
+        firsts, ends = await _bounds(consumer, None, None)
+        if at_ms is not None:
+            found = await consumer.offsets_for_times(dict.fromkeys(ends, at_ms))
+            ends = {p: at.offset if (at := found.get(p)) is not None else end for p, end in ends.items()}
+        return {p.partition: Bounds(first, ends[p]) for p, first in firsts.items()}
 
 
 async def _bounds(

@@ -290,6 +290,25 @@ def audit(
     return run_audit(flags.load(), AuditOptions(table or [], server or [], worker or [], limit, json))
 
 
+@app.command(group=_OPERATE, sort_key=6)
+def explain(
+    decision_id: Annotated[str, Parameter(help="As an answer named it.")],
+    /,
+    *,
+    user: Annotated[str | None, Parameter(help="Of this user: only one partition is looked through.")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="Everything, for a program.")] = False,
+    flags: Flags = _FLAGS,
+) -> int:
+    """Why an answer was what it was, from the log; exits with 1 if today's code gives another.
+
+    Puts the state together again that the answer was made on, however long ago,
+    and asks again: the user then, the items' features, models, rules, scores.
+    """
+    from persona_stream.cli.explain_command import run_explain
+
+    return run_explain(flags.load(), decision_id, user=user, as_json=as_json)
+
+
 @dlq.command(name="list")
 def dlq_list(
     *,

@@ -46,11 +46,11 @@ SIMILAR_SHOWN = 10
 LOGGED_ITEMS = 25
 """How many items of an answer are logged with their features: what lies beyond is hardly ever seen."""
 
-_AFFINITY = [
-    FEATURE_NAMES.index(name)
-    for name in ("pair_decayed_60d", "pair_decayed_7d", "pair_interest_in_session", "covisits")
-]
-_POPULARITY = FEATURE_NAMES.index("item_events_total")
+AFFINITY = ("pair_decayed_60d", "pair_decayed_7d", "pair_interest_in_session", "covisits")
+POPULARITY, POPULARITY_WEIGHT = "item_events_total", 0.01
+"""Without a model: the sum of the former, and a little of the latter."""
+_AFFINITY = [FEATURE_NAMES.index(name) for name in AFFINITY]
+_POPULARITY = FEATURE_NAMES.index(POPULARITY)
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Engine:
     def rank(self, request: RankRequest, *, started_s: float) -> Answer:
         """Order the caller's items for a user. `started_s`: monotonic time when the request came in."""
         as_of_ms = self.replica.now_ms()
-        items, withheld = self._shown(list(dict.fromkeys(request.items)), as_of_ms)
+        items, withheld = self.shown(list(dict.fromkeys(request.items)), as_of_ms)
         question = self.question(request.user, items, as_of_ms, ordered=True)
         question.asked, question.withheld = "rank", withheld
         question.slot, question.context = request.slot, request.context
@@ -111,7 +111,7 @@ class Engine:
     ) -> Answer:
         """Find candidates for a user and order them."""
         as_of_ms = self.replica.now_ms()
-        items, withheld = self._shown(self._found(user), as_of_ms)
+        items, withheld = self.shown(self._found(user), as_of_ms)
         question = self.question(user, items, as_of_ms, ordered=False)
         question.asked, question.withheld = "recommend", withheld
         question.slot, question.context = slot, context
@@ -120,7 +120,7 @@ class Engine:
 
     def candidates(self, user: str, as_of_ms: int) -> list[str]:
         """Items to consider for a user that may be shown."""
-        return self._shown(self._found(user), as_of_ms)[0]
+        return self.shown(self._found(user), as_of_ms)[0]
 
     def _found(self, user: str) -> list[str]:
         """Items for a user; the catalogue's first where nothing has happened yet."""
@@ -160,7 +160,7 @@ class Engine:
         named = zip([ids[row] for row in rows.tolist()], scores, strict=True)
         # Ties by item: rows are in the order in which this server first read of them, another's are not.
         ranked = sorted(named, key=lambda pair: (-pair[1], pair[0]))
-        shown = set(self._shown([item for item, _ in ranked], as_of_ms)[0])
+        shown = set(self.shown([item for item, _ in ranked], as_of_ms)[0])
         listed = [ScoredItem(item, score) for item, score in ranked if item in shown]
         return ItemList(listed[:k], rfc3339(as_of_ms))
 
@@ -168,7 +168,7 @@ class Engine:
         raw = self.replica.users.get(user)
         return user_codec.decode(raw) if raw is not None else None
 
-    def _shown(self, items: list[str], as_of_ms: int) -> tuple[list[str], list[str]]:
+    def shown(self, items: list[str], as_of_ms: int) -> tuple[list[str], list[str]]:
         """Items that may be shown, and those hidden, deleted or expired; one that the catalogue lacks may be shown."""
         restricted = self.replica.restricted
         if not restricted:
@@ -228,7 +228,7 @@ class Engine:
     def _history_scores(self, question: Question) -> Scored:
         """Without a model: what the user has been with of late, what goes with it, then popularity."""
         affinity = question.features[:, _AFFINITY].astype(np.float64).sum(axis=1)
-        return Scored(affinity + 0.01 * question.features[:, _POPULARITY], "history", "")
+        return Scored(affinity + POPULARITY_WEIGHT * question.features[:, _POPULARITY], "history", "")
 
     def _trending_scores(self, question: Question) -> Scored:
         columns = self.replica.items

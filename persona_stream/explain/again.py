@@ -1,0 +1,89 @@
+"""The question of a decision asked again: today's engine on the state of then."""
+
+import math
+
+import numpy as np
+from msgspec import Struct
+
+from models.ranker import trained_features
+from models.registry import Registry
+from persona_stream.explain.past import Past
+from persona_stream.kafka.writer import BatchWriter
+from persona_stream.serving.decisions import DecisionLog
+from persona_stream.serving.engine import LOGGED_ITEMS, Engine, Question, best
+from persona_stream.serving.scorers import RANKER, Scored
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import ModelError
+from persona_stream.vocabulary.messages import Decision, ModelRecord
+from tables.counters import Floats
+from tables.features import FEATURE_HASH, FEATURE_NAMES
+
+_POSITION = FEATURE_NAMES.index("position")
+_HISTORY_ALONE = frozenset({"deadline", "model-error"})
+"""Fallbacks that came of the moment: they are taken as they were."""
+
+
+class Again(Struct):
+    """What today's engine makes of the question, and what it needed for that."""
+
+    engine: Engine
+    question: Question
+    scored: Scored
+    fallback: str | None
+    order: list[int]
+    """Places in the question's items, best first."""
+    scores: list[float]
+    """By place in `order`."""
+    withheld: list[str]
+    logged: Floats
+    """The features as logged: a row an item shown, a column a name of `names`."""
+    names: tuple[str, ...]
+    """Of the columns of `logged`; empty where nobody knows them any more."""
+
+
+async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again:
+    """Ask. Where models of then are gone or may not be served, `past.notes` says so."""
+    unused = DecisionLog(settings, BatchWriter(settings, client_id="explain"))
+    engine = Engine(settings, past.replica, unused)
+    names = FEATURE_NAMES if decision.feature_hash == FEATURE_HASH else ()
+    record = await _ranker(settings, decision, past)
+    if record is not None and names:
+        await engine.scorers.load(record)
+    elif record is not None and not names:
+        names = _names_of(record, decision.feature_hash)
+    if decision.fallback == "replica-stopped":
+        past.replica.error = RuntimeError("as it was then")
+    items = decision.ranked or decision.items
+    question = engine.question(decision.user, items, decision.as_of_ms, ordered=decision.asked == "rank")
+    question.slot, question.asked, question.withheld = decision.slot, decision.asked, decision.withheld
+    question.context = {} if decision.segment is None else {settings.segment_field: decision.segment}
+    question.due_s = -math.inf if decision.fallback in _HISTORY_ALONE else math.inf
+    logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), -1)
+    if decision.state is None and names == FEATURE_NAMES:
+        # The list as it was given is not known, but what its places made of it is.
+        question.features[:, _POSITION] = logged[:, _POSITION]
+    scored, fallback = engine.score(question)
+    if decision.fallback in _HISTORY_ALONE and fallback == "deadline":
+        fallback = decision.fallback
+    order, scores = best(scored, min(decision.k or len(decision.items), LOGGED_ITEMS))
+    withheld = engine.shown([*items, *decision.withheld], decision.as_of_ms)[1]
+    return Again(engine, question, scored, fallback, order.tolist(), scores, withheld, logged, names)
+
+
+async def _ranker(settings: Settings, decision: Decision, past: Past) -> ModelRecord | None:
+    served = [name.removeprefix(f"{RANKER}/") for name in decision.model.split("+") if name.startswith(f"{RANKER}/")]
+    if not served:
+        return None
+    try:
+        return (await Registry(settings).load()).version(RANKER, served[0])
+    except ModelError as error:
+        past.notes.append(f"the ranker of then is gone: {error.message}")
+        return None
+
+
+def _names_of(record: ModelRecord, feature_hash: str) -> tuple[str, ...]:
+    try:
+        trained_on, names = trained_features(record.onnx)
+    except ModelError:
+        return ()
+    return names if trained_on == feature_hash else ()

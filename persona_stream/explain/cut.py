@@ -1,0 +1,68 @@
+"""Up to where each topic had been folded in the state that a decision was made on."""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from models.topic_reader import bounds
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import Decision
+from persona_stream.vocabulary.topics import Topics
+
+Ends = Mapping[int, int]
+"""Partition -> the offset after the last one folded."""
+
+
+class Cut(Struct, frozen=True):
+    """Where each table's source is to be cut."""
+
+    users: Ends
+    items: Ends
+    catalogue: Ends
+    profiles: Ends
+    learner: Ends
+    notes: list[str] = []
+    """What the decision does not tell, and what stands for it."""
+
+
+async def cut_of(settings: Settings, decision: Decision) -> Cut:
+    """Where the decision says; one of before decisions told: at its time. Raises as `read_topic`."""
+    state = decision.state
+    if state is None:
+        return await _at_time(settings, decision.ts_ms)
+    notes = [
+        f"{place} was being read by the server: some of its keys may have been newer than was noted"
+        for place in state.unsettled
+    ]
+    return Cut(
+        users=_after(state.users),
+        items=_after(state.items),
+        catalogue=_after(state.catalogue),
+        profiles=_after(state.profiles),
+        learner=_after(decision.learner),
+        notes=notes,
+    )
+
+
+def _after(offsets: Sequence[int]) -> Ends:
+    return {partition: offset + 1 for partition, offset in enumerate(offsets) if offset >= 0}
+
+
+async def _at_time(settings: Settings, ts_ms: int) -> Cut:
+    topics = Topics(settings.namespace)
+    sources = {
+        "users": topics.events,
+        "items": topics.item_events,
+        "catalogue": topics.items,
+        "profiles": topics.profiles,
+        "learner": topics.examples,
+    }
+    ends: dict[str, Ends] = {}
+    for table, topic in sources.items():
+        held = await bounds(settings, topic, at_ms=ts_ms + 1)
+        ends[table] = {partition: bound.end for partition, bound in held.items() if bound.end}
+    note = (
+        "the decision is older than the fields that tell its state: what was in Kafka at its time stands for what the"
+        " server had read by then, and what was ranked beside the items shown is not known"
+    )
+    return Cut(**ends, notes=[note])
