@@ -73,9 +73,14 @@ def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
     return True
 
 
+def covisit_items(state: ItemState) -> list[str]:
+    """The items of the latest co-visits, at most COVISITS_KEPT, oldest visit first."""
+    return [near for _, _, neighbours in state.visits for near in neighbours]
+
+
 def covisit_count(state: ItemState, recent: list[str]) -> int:
     """How many of the item's latest co-visits were with one of the user's recent items."""
-    return sum([near in recent for _, _, neighbours in state.visits for near in neighbours])
+    return sum([near in recent for near in covisit_items(state)])
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Floats, Times, Window, window_counts
 from tables.features import item_columns
-from tables.items import COVISITS_KEPT, SEGMENT_DAYS, ItemState
+from tables.items import COVISITS_KEPT, SEGMENT_DAYS, ItemState, covisit_items
 
 _FIRST_ROWS = 1024
 _DAY_MS = 86_400_000
@@ -33,7 +33,7 @@ class ServedItem(Struct, array_like=True):
 def served_item(state: ItemState) -> ServedItem:
     """What the columns keep of a state."""
     segments = {name: ring for name, ring in state.segments.items() if any(ring)}
-    return ServedItem(bytes(state.longs), bytes(state.panes), state.covisit_items, segments)
+    return ServedItem(bytes(state.longs), bytes(state.panes), covisit_items(state), segments)
 
 
 class ItemColumns:
@@ -59,7 +59,7 @@ class ItemColumns:
     def put(self, item: str, state: ItemState) -> None:
         """Replace what is held of an item."""
         row = self._row_for(item)
-        neighbours = [self._row_for(name) for _, _, names in state.visits for name in names]
+        neighbours = [self._row_for(name) for name in covisit_items(state)]
         self._count += not self._known[row]
         self._known[row] = True
         self._panes[row] = np.frombuffer(state.panes, dtype=np.int32).reshape(PANES, PANE_WIDTH)

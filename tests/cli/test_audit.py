@@ -56,7 +56,7 @@ def test_a_clean_system_has_no_differences_and_planted_ones_are_named(make_live:
         "catalogue": "0",
         "profiles": "0",
     }
-    assert "key 'u1': attributed" in planted.stdout
+    assert "key 'u1': sessions_before" in planted.stdout
     assert "held  77777" in planted.stdout
     assert "key 'u2': missing" in planted.stdout
     assert "key 'nobody': no record of its source makes it" in planted.stdout
@@ -79,7 +79,7 @@ async def _plant(namespace: Live) -> None:
     }
     partition, raw = held["users", b"u1"]
     user = users.codec.decode(raw)
-    user.attributed = 77777
+    user.sessions_before = 77777
     wrong = [Record(b"u1", users.codec.encode(user)), Record(b"nobody", users.codec.encode(users.UserState()))]
     await write(namespace.settings, topics.changelog("users"), {partition: wrong})
     partition, _ = held["users", b"u2"]

@@ -17,7 +17,7 @@ from persona_stream.holdings.digests import (
     sum_buckets,
 )
 from persona_stream.stream.partition import DIGEST_MASK, entry_digest
-from tables.users import UserState
+from tables.items import ItemState
 
 
 class Held:
@@ -102,9 +102,7 @@ async def test_buckets_sum_to_the_whole_and_one_can_be_asked_for_alone() -> None
 
 
 def test_a_fields_digest_does_not_depend_on_the_order_of_arrival() -> None:
-    one = UserState(segment="a")
-    other = UserState(segment="b")
-    one.touched = {"x": [1], "y": [2]}
-    other.touched = {"y": [2], "x": [1]}
+    one = ItemState(applied={0: 1, 1: 2}, visits=[(1, 2, ["a"])])
+    other = ItemState(applied={1: 2, 0: 1})
     mine, theirs = field_digests(one), field_digests(other)
-    assert {name for name in mine if mine[name] != theirs[name]} == {"segment"}
+    assert {name for name in mine if mine[name] != theirs[name]} == {"visits"}
