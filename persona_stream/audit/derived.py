@@ -1,76 +1,53 @@
 """The items table folded again from `events.v1`: `internal.item-events` keeps a few days only.
 
-An item's value does not depend on how partitions interleave, so what the users fold sends on may come in any order of
-partitions.
+An item's value does not depend on how partitions interleave, and what is told it twice changes nothing: what follows
+from the events that the users table has is folded first, then what the topic still has, as far as the items table is.
 """
 
 from collections.abc import Mapping
 
-from models.topic_reader import OnProgress, read_topic
-from persona_stream.kafka.writer import Partitioner, Record
+from models.topic_reader import OnProgress
+from persona_stream.rebuild.build import CLOCK_SLACK_MS
+from persona_stream.rebuild.folding import fold_events, fold_source, folded_of
+from persona_stream.rebuild.snapshot import Snapshot, covers, end_offsets, log_starts, offsets_at, read_snapshot
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.messages import ItemEvent, decode_item_event
+from persona_stream.vocabulary.errors import PersonaError
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec, agent_specs
-from tables.items import ItemState, codec
 
-Held = Mapping[int, Mapping[bytes, bytes]]
-"""Partition -> item -> its encoded state."""
+
+class UnderivableError(PersonaError):
+    """The items can't be folded from the events."""
 
 
 async def derive_items(
-    settings: Settings, spec: AgentSpec, held: Held, on_progress: OnProgress
-) -> tuple[dict[int, Partition[object]], int]:
-    """The items of each partition of `held`, folded up to where it stands; and how many events are gone."""
-    item_events = Topics(settings.namespace).item_events
+    settings: Settings, spec: AgentSpec, live: Mapping[str, int], on_progress: OnProgress
+) -> tuple[Snapshot, dict[int, Partition[object]]]:
+    """The items table as it stands now, and folded again as far. Raises UnderivableError."""
+    topics = Topics(settings.namespace)
     # With examples: an item that was shown as a negative keeps where that came from, too.
     users = next(agent for agent in agent_specs(settings) if agent.table == "users")
-    people: dict[int, Partition[object]] = {}
-    items: dict[int, Partition[object]] = {partition: Partition(spec.codec) for partition in held}
-    applied = {partition: _Applied(values) for partition, values in held.items()}
-    split = Partitioner(settings.partitions).split
-    lost = 0
-    async for records in read_topic(settings, users.source, on_progress=on_progress):
-        source = records[0].partition
-        if source not in people:
-            people[source] = Partition(users.codec)
-            lost += records[0].offset
-        out = users.fold.process(Slice(users.source, source, records), people[source])
-        people[source].changed.clear()
-        for partition, made in split(out.by_topic.get(item_events, [])).items():
-            if partition in items:
-                _fold(spec, item_events, partition, [r for r in made if applied[partition].has(r)], items[partition])
-    return items, lost
-
-
-def _fold(spec: AgentSpec, topic: str, number: int, made: list[Record], items: Partition[object]) -> None:
-    if not made:
-        return
-    first = items.progress.offset + 1
-    records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
-    spec.fold.process(Slice(topic, number, records), items)
-    items.changed.clear()
-
-
-class _Applied:
-    """Which item events a partition of the table holds: those of each source partition up to an offset.
-
-    At that offset itself, where an event has several items, some may be held and others not yet: their own state tells.
-    """
-
-    def __init__(self, values: Mapping[bytes, bytes]) -> None:
-        self._own: dict[str, dict[int, int]] = {}
-        self._highest: dict[int, int] = {}
-        for item, raw in values.items():
-            state: ItemState = codec.decode(raw)
-            self._own[item.decode()] = state.applied
-            for source, offset in state.applied.items():
-                self._highest[source] = max(offset, self._highest.get(source, -1))
-
-    def has(self, record: Record) -> bool:
-        event: ItemEvent = decode_item_event(record.value or b"")
-        source, offset = event.source_partition, event.source_offset
-        highest = self._highest.get(source, -1)
-        return offset < highest or (offset == highest and self._own.get(event.item, {}).get(source) == offset)
+    lost = sum((await log_starts(settings, users.source)).values())
+    if lost:
+        raise UnderivableError(f"{lost:,} events are gone")
+    people = await read_snapshot(settings, topics.changelog("users", live["users"]), settle_s=0)
+    # All that follows from the users' events is in Kafka by now; items must have come that far.
+    ends = await end_offsets(settings, spec.source)
+    stored = await read_snapshot(settings, topics.changelog("items", live["items"]), covers(ends))
+    if not covers(ends)(stored):
+        raise UnderivableError("its workers are behind")
+    items = folded_of(spec, settings)
+    known = {number: held.folded for number, held in people.items()}
+    await fold_events(settings, folded_of(users, settings), items, known, until_ms=0, on_progress=on_progress)
+    earliest_ms = min((held.written_ms for held in people.values() if held.folded), default=0)
+    since = await offsets_at(settings, spec.source, earliest_ms - CLOCK_SLACK_MS)
+    for number, start in since.items():
+        items.partitions[number].progress.offset = start - 1
+    stands = {number: held.folded for number, held in stored.items()}
+    await fold_source(settings, items, stands, starts=since, until_ms=0, on_progress=on_progress)
+    for number, end in (await end_offsets(settings, spec.source)).items():
+        if end <= stored[number].folded:
+            # No slice can be on its way: all that is held must stand.
+            stored[number].settle()
+    return stored, items.partitions

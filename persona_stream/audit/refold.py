@@ -6,12 +6,11 @@ key must be equal; workers may go on meanwhile.
 
 from collections.abc import Mapping
 
-from aiokafka import ConsumerRecord
-
 from models.topic_reader import OnProgress, ignore_progress, read_topic
-from persona_stream.audit.derived import derive_items
+from persona_stream.audit.derived import UnderivableError, derive_items
 from persona_stream.audit.findings import CHANGELOG, Audit, Difference, Value, differing_fields, value_of
-from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, Partition, Progress, decode_progress
+from persona_stream.rebuild.snapshot import Held, Snapshot, read_snapshot
+from persona_stream.stream.partition import Partition, Progress
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics, topic_specs
@@ -21,86 +20,57 @@ from tables.versions import Version
 Folded = Mapping[int, Partition[object]]
 
 
-class _Stored:
-    """One partition of a changelog: what stands as of the last progress, and what came behind it."""
-
-    def __init__(self) -> None:
-        self.values: dict[bytes, bytes] = {}
-        self.progress = Progress()
-        self.behind: dict[bytes, bytes | None] = {}
-        """Changes after the last progress: of a slice that is being written, or was when a worker died."""
-
-    def apply(self, record: ConsumerRecord) -> None:
-        if record.key == PROGRESS_KEY:
-            self.settle()
-            self.progress = decode_progress(record.value)
-        elif record.key not in SYSTEM_KEYS:
-            self.behind[record.key] = record.value
-
-    def settle(self) -> None:
-        """Take what came behind the last progress for part of it."""
-        for key, value in self.behind.items():
-            if value is None:
-                self.values.pop(key, None)
-            else:
-                self.values[key] = value
-        self.behind = {}
-
-
-async def audit_table(settings: Settings, spec: AgentSpec, on_progress: OnProgress = ignore_progress) -> Audit:
-    """Fold a table again and compare. `spec`: its agent, made to be after the state alone.
+async def audit_table(
+    settings: Settings, spec: AgentSpec, live: Mapping[str, int], on_progress: OnProgress = ignore_progress
+) -> Audit:
+    """Fold a table again and compare. `spec`: its agent, made to be after the state alone; `live`: table -> generation.
 
     `settings.partitions` must be the topics'. Raises as `read_topic` does. Memory: the table twice, as bytes and as
     objects.
     """
-    stored = await _read_changelog(settings, spec)
+    changelog = Topics(settings.namespace).changelog(spec.table, live[spec.table])
+    stored = await read_snapshot(settings, changelog, settle_s=0)
     folded = await _fold_source(settings, spec, stored, on_progress)
     audit = Audit(spec.table)
-    lost = {partition: part.progress.events - folded[partition].progress.events for partition, part in stored.items()}
+    lost = {partition: _progress(part).events - folded[partition].progress.events for partition, part in stored.items()}
     if _is_compacted(settings, spec.source):
         for partition, part in sorted(stored.items()):
             _compare(spec, partition, part, folded[partition], audit, has_holes=lost[partition] > 0)
         return audit
-    lost_records = sum(lost.values())
-    if lost_records and spec.source == Topics(settings.namespace).item_events:
-        held = {partition: part.values for partition, part in stored.items()}
-        folded, lost_records = await derive_items(settings, spec, held, on_progress)
-    if lost_records:
-        # Retention: what they did can't be folded again.
-        audit.failure = f"{lost_records:,} records that it was folded from are gone"
-        return audit
+    if any(lost.values()):
+        # Retention: what they did can't be folded again from there.
+        try:
+            if spec.table != "items":
+                raise UnderivableError(f"{sum(lost.values()):,} records that it was folded from are gone")
+            stored, folded = await derive_items(settings, spec, live, on_progress)
+        except UnderivableError as error:
+            audit.failure = error.message
+            return audit
     for partition, part in sorted(stored.items()):
         _compare(spec, partition, part, folded[partition], audit)
     return audit
 
 
-async def _read_changelog(settings: Settings, spec: AgentSpec) -> dict[int, _Stored]:
-    stored: dict[int, _Stored] = {}
-    async for records in read_topic(settings, Topics(settings.namespace).changelog(spec.table)):
-        part = stored.setdefault(records[0].partition, _Stored())
-        for record in records:
-            part.apply(record)
-    return stored
-
-
-async def _fold_source(
-    settings: Settings, spec: AgentSpec, stored: dict[int, _Stored], on_progress: OnProgress
-) -> Folded:
+async def _fold_source(settings: Settings, spec: AgentSpec, stored: Snapshot, on_progress: OnProgress) -> Folded:
     """Fold the source up to where each changelog stands."""
     folded: dict[int, Partition[object]] = {partition: Partition(spec.codec) for partition in stored}
     newest: dict[int, int] = {}
     async for records in read_topic(settings, spec.source, on_progress=on_progress):
         partition = records[0].partition
         newest[partition] = records[-1].offset
-        known = [r for r in records if partition in stored and r.offset <= stored[partition].progress.offset]
+        known = [r for r in records if partition in stored and r.offset < stored[partition].folded]
         if known:
             spec.fold.process(Slice(spec.source, partition, known), folded[partition])
             folded[partition].changed.clear()
     for partition, part in stored.items():
-        if newest.get(partition, -1) <= part.progress.offset:
+        if newest.get(partition, -1) < part.folded:
             # Nothing is left to fold: no slice can be on its way, and all that is held must stand.
             part.settle()
     return folded
+
+
+def _progress(held: Held) -> Progress:
+    return held.progress or Progress()
 
 
 def _is_compacted(settings: Settings, topic: str) -> bool:
@@ -110,7 +80,7 @@ def _is_compacted(settings: Settings, topic: str) -> bool:
 def _compare(
     spec: AgentSpec,
     number: int,
-    stored: _Stored,
+    stored: Held,
     folded: Partition[object],
     audit: Audit,
     *,

@@ -16,6 +16,7 @@ from persona_stream.cli.cluster import reachable, with_topic_partitions
 from persona_stream.cli.console import err, out, print_table, quiet_libraries
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.running import connected, find_running
+from persona_stream.kafka.generations import read_history
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
 from persona_stream.vocabulary.topics import TABLES
@@ -87,12 +88,19 @@ async def _audit(settings: Settings, options: AuditOptions) -> Report:
 
 
 async def _audit_changelogs(settings: Settings, tables: Sequence[str]) -> AsyncIterator[Audit]:
+    history = await read_history(settings)
+    live, built = history.live(), history.built()
     for spec in agent_specs(settings, with_examples=False):
         if spec.table not in tables:
             continue
+        number = live[spec.table]
+        if number in built and built[number].lateness_ms is not None:
+            told = f"generation {number} was folded with another lateness than the workers have"
+            yield Audit(spec.table, failure=told)
+            continue
         started_s = time.monotonic()
         with progress_bar(f"folding {spec.source} again") as on_progress:
-            audit = await audit_table(settings, spec, on_progress)
+            audit = await audit_table(settings, spec, live, on_progress)
         audit.seconds = time.monotonic() - started_s
         yield audit
 

@@ -67,7 +67,7 @@ async def fold_events(
     started_s = perf_counter()
     source = users.spec.source
     is_earlier = _earlier(settings, source, until_ms)
-    into_items = _IntoItems(settings, items) if items is not None else None
+    into_items = IntoItems(settings, items) if items is not None else None
     async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
         wanted = list(filter(is_earlier, records)) if is_earlier else records
         users.records += len(records)
@@ -84,7 +84,7 @@ async def fold_events(
         items.seconds += in_items_s
 
 
-class _IntoItems:
+class IntoItems:
     """Item events folded as they come: each carries its source partition and offset, so an item's value is the same
     whatever the order of partitions."""
 
@@ -95,6 +95,7 @@ class _IntoItems:
         self.seconds = 0.0
 
     def fold(self, made: Iterable[Any]) -> None:
+        """Fold what a slice of events gave rise to."""
         started_s = perf_counter()
         spec = self._items.spec
         for number, records in self._split(made).items():

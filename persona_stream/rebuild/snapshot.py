@@ -35,15 +35,19 @@ class Held(Struct):
     def apply(self, record: ConsumerRecord) -> None:
         """Take the next record."""
         if record.key == PROGRESS_KEY:
-            for key, value in self.behind.items():
-                if value is None:
-                    self.values.pop(key, None)
-                else:
-                    self.values[key] = value
-            self.behind.clear()
+            self.settle()
             self.progress, self.written_ms = decode_progress(record.value), record.timestamp
         elif record.key not in SYSTEM_KEYS:
             self.behind[record.key] = record.value
+
+    def settle(self) -> None:
+        """Take what came behind the progress for part of it."""
+        for key, value in self.behind.items():
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+        self.behind.clear()
 
 
 Snapshot = dict[int, Held]
@@ -56,7 +60,11 @@ def covers(ends: Mapping[int, int]) -> Callable[[Snapshot], bool]:
 
 
 async def read_snapshot(
-    settings: Settings, topic: str, is_far_enough: Callable[[Snapshot], bool] = lambda _: True
+    settings: Settings,
+    topic: str,
+    is_far_enough: Callable[[Snapshot], bool] = lambda _: True,
+    *,
+    settle_s: float = SETTLE_S,
 ) -> Snapshot:
     """Read a changelog to its end, and on for a while until it ends in a progress record and is far enough.
 
@@ -74,7 +82,7 @@ async def read_snapshot(
         snapshot = {tp.partition: Held() for tp in tps}
         while [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
             await _read(consumer, snapshot)
-        deadline_s = asyncio.get_running_loop().time() + SETTLE_S
+        deadline_s = asyncio.get_running_loop().time() + settle_s
         while any(held.behind for held in snapshot.values()) or not is_far_enough(snapshot):
             if asyncio.get_running_loop().time() > deadline_s:
                 break
