@@ -39,7 +39,7 @@ def person_columns(state: UserState, items: Sequence[str], as_of_ms: int, gap_ms
     n = len(items)
     interest = latest_interest(state)
     latest = np.array([item == interest for item in items], dtype=np.bool_)
-    touches = state.touches
+    touches = state.touches_of(items)
     pair = _pair_block([touches.get(item, _NEVER) for item in items])
     position = np.arange(n) if ordered else np.full(n, -1)
     cross = cross_columns(pair, np.array(session[:1]), latest, position, as_of)

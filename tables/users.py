@@ -9,6 +9,7 @@ lateness) does not count against a bound.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from functools import cached_property
 
 import msgspec
@@ -80,10 +81,19 @@ class UserState(Struct, array_like=True, dict=True):
     @cached_property
     def touches(self) -> dict[str, list[int]]:
         """Item -> touches in `visits`, oldest first."""
-        found: dict[str, list[int]] = {}
-        for ts_ms, item, kind in self.visits:
-            found.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
-        return found
+        return _touches(self.visits)
+
+    def touches_of(self, items: Iterable[str]) -> dict[str, list[int]]:
+        """The touches of these items alone: a server that has just read a state needs no more."""
+        wanted = set(items)
+        return _touches([visit for visit in self.visits if visit[1] in wanted])
+
+
+def _touches(visits: list[Visit]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for ts_ms, item, kind in visits:
+        found.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
+    return found
 
 
 codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(UserState).decode)
