@@ -58,7 +58,7 @@ async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again
     question.slot, question.asked, question.withheld = decision.slot, decision.asked, decision.withheld
     question.context = {} if decision.segment is None else {settings.segment_field: decision.segment}
     question.due_s = -math.inf if decision.fallback in _HISTORY_ALONE else math.inf
-    logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), -1)
+    logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), _width(decision))
     if decision.state is None and names == FEATURE_NAMES:
         # The list as it was given is not known, but what its places made of it is.
         question.features[:, _POSITION] = logged[:, _POSITION]
@@ -68,6 +68,10 @@ async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again
     order, scores = best(scored, min(decision.k or len(decision.items), LOGGED_ITEMS))
     withheld = engine.shown([*items, *decision.withheld], decision.as_of_ms)[1]
     return Again(engine, question, scored, fallback, order.tolist(), scores, withheld, logged, names)
+
+
+def _width(decision: Decision) -> int:
+    return len(decision.features) // 4 // len(decision.items) if decision.items else len(FEATURE_NAMES)
 
 
 async def _ranker(settings: Settings, decision: Decision, past: Past) -> ModelRecord | None:

@@ -13,6 +13,9 @@ Ends = Mapping[int, int]
 """Partition -> the offset after the last one folded."""
 
 
+_UNCOUNTED = ("catalogue/", "profiles/")
+
+
 class Cut(Struct, frozen=True):
     """Where each table's source is to be cut."""
 
@@ -21,6 +24,8 @@ class Cut(Struct, frozen=True):
     catalogue: Ends
     profiles: Ends
     learner: Ends
+    counted: Mapping[str, int] = {}
+    """Items that are to be folded up to so many events, be they before the cut or behind it."""
     notes: list[str] = []
     """What the decision does not tell, and what stands for it."""
 
@@ -31,8 +36,9 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
     if state is None:
         return await _at_time(settings, decision.ts_ms)
     notes = [
-        f"{place} was being read by the server: some of its keys may have been newer than was noted"
+        f"the server was reading a change of {place}: some of its keys may have been newer than was noted"
         for place in state.unsettled
+        if place.startswith(_UNCOUNTED)
     ]
     return Cut(
         users=_after(state.users),
@@ -40,6 +46,7 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
         catalogue=_after(state.catalogue),
         profiles=_after(state.profiles),
         learner=_after(decision.learner),
+        counted=dict(zip(decision.ranked, decision.counted, strict=bool(decision.counted))),
         notes=notes,
     )
 

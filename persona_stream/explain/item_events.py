@@ -1,7 +1,7 @@
 """Some items as they were: from `internal.item-events` while it has them all, else from `events.v1` once more."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from persona_stream.stream.slices import KafkaRecord, LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import decode_item_event
 from persona_stream.worker.app import AgentSpec, agent_specs
+from tables.counters import TOTALS, stack_longs
 from tables.items import ItemState
 
 Show = Callable[[str], AbstractContextManager[OnProgress]]
@@ -41,6 +42,8 @@ async def item_states(settings: Settings, items: Collection[str], cut: Cut, show
         await fold.derive(held)
     else:
         await fold.read()
+    if cut.counted:
+        await fold.read_on(held)
     return fold.result()
 
 
@@ -106,6 +109,32 @@ class _Fold:
                 partition = records[0].partition
                 self._apply(partition, [record for record in records if record.key in self._keys[partition]])
 
+    async def read_on(self, bounds_now: Mapping[int, Bounds]) -> None:
+        """Fold what is behind the cut, of items of which the server had counted more."""
+        spec = self._specs["items"]
+        starts = {partition: self._cut.items.get(partition, 0) for partition in self._keys}
+        ends = {
+            partition: bounds_now[partition].end
+            for partition, keys in self._keys.items()
+            if any(self._lacks(partition, key) for key in keys)
+        }
+        async with aclosing(read_topic(self._settings, spec.source, starts=starts, ends=ends)) as reading:
+            async for records in reading:
+                partition = records[0].partition
+                keys = {key for key in self._keys[partition] if self._lacks(partition, key)}
+                self._apply(partition, [record for record in records if record.key in keys])
+                if not any(self._lacks(p, key) for p in ends for key in self._keys[p]):
+                    return
+
+    def _lacks(self, partition: int, key: bytes | None) -> bool:
+        """Whether the server had counted more events of an item; not so where it did not tell."""
+        item = (key or b"").decode()
+        wanted = self._cut.counted.get(item)
+        if wanted is None:
+            return False
+        state: ItemState | None = self._held[partition].get(item)
+        return wanted > (int(stack_longs([state.longs])[0, TOTALS:].sum()) if state is not None else 0)
+
     async def derive(self, bounds_now: Mapping[int, Bounds]) -> None:
         """Make the item events again from the users' events, up to what the topic says had reached the items."""
         spec, users = self._specs["items"], self._specs["users"]
@@ -157,6 +186,14 @@ class _Fold:
         return wanted
 
     def _apply(self, partition: int, records: Sequence[KafkaRecord]) -> None:
+        if not self._cut.counted:
+            self._process(partition, records)
+            return
+        for record in records:
+            if self._lacks(partition, record.key) or (record.key or b"").decode() not in self._cut.counted:
+                self._process(partition, [record])
+
+    def _process(self, partition: int, records: Sequence[KafkaRecord]) -> None:
         if records:
             spec, held = self._specs["items"], self._held[partition]
             spec.fold.process(Slice(spec.source, partition, records), held)

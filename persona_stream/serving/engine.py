@@ -265,6 +265,7 @@ class Engine:
     ) -> None:
         logged = ranked[:LOGGED_ITEMS]
         told = question.context.get(self._settings.segment_field)
+        state = self._positions()
         self._decisions.add(
             Decision(
                 id=decision_id,
@@ -285,11 +286,12 @@ class Engine:
                 asked=question.asked,
                 k=k,
                 ranked=question.items,
+                counted=self.replica.items.totals(question.rows).tolist() if state.unsettled else [],
                 withheld=question.withheld,
                 segment=told if isinstance(told, str) else None,
                 user_applied=question.state.applied if question.state else -1,
                 learner=self.scorers.learned,
-                state=self._positions(),
+                state=state,
             )
         )
 

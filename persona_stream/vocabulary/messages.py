@@ -93,6 +93,8 @@ class Decision(Struct, kw_only=True, omit_defaults=True, gc=False):
     """How many items were asked for."""
     ranked: list[str] = []
     """The items that were ranked, in the order given or found."""
+    counted: list[int] = []
+    """How many events were counted of each of `ranked`, where a table was unsettled: that tells each one's place."""
     withheld: list[str] = []
     """Items left out before that: the catalogue says that they may not be shown."""
     segment: str | None = None

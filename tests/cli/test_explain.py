@@ -50,6 +50,7 @@ async def _made(namespace: Live) -> Made:
     await until_ready(namespace, port)
     ids: dict[str, str] = {}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        ids["nothing"] = await _recommend(session, "nobody")
         ids["empty"] = await _rank(session, "nobody", ["a", "b"])
         await _publish(namespace, _shopping())
         await _tell_items(namespace, lamp="hidden", rug="active")
@@ -115,6 +116,7 @@ async def _are_logged(namespace: Live, count: int) -> bool:
 @pytest.mark.parametrize(
     ("name", "policy", "fallback"),
     [
+        ("nothing", "given-order", "unknown-user"),
         ("empty", "given-order", "unknown-user"),
         ("history", "history", "no-model"),
         ("found", "history", "no-model"),
