@@ -72,4 +72,11 @@ async def _at_time(settings: Settings, ts_ms: int) -> Cut:
         "the decision is older than the fields that tell its state: what was in Kafka at its time stands for what the"
         " server had read by then, and what was ranked beside the items shown is not known"
     )
-    return Cut(**ends, notes=[note])
+    return Cut(
+        users=ends["users"],
+        items=ends["items"],
+        catalogue=ends["catalogue"],
+        profiles=ends["profiles"],
+        learner=ends["learner"],
+        notes=[note],
+    )
