@@ -37,17 +37,17 @@ def events_log(seed: int, count: int = 60) -> Log:
         if broken.reason != "too_large"
     ]
     random_.shuffle(log)
-    return _renumbered(log)
+    return renumbered(log)
 
 
 def item_events_log(seed: int) -> Log:
     """What the interactions agent makes of an events log."""
-    return log_of_records(_emitted("users", events_log(seed), "t.internal.item-events"))
+    return log_of_records(emitted("users", events_log(seed), "t.internal.item-events"))
 
 
 def examples_log(seed: int) -> Log:
     """What the items agent makes of that."""
-    return log_of_records(_emitted("items", item_events_log(seed), "t.examples.v1"))
+    return log_of_records(emitted("items", item_events_log(seed), "t.examples.v1"))
 
 
 def catalogue_log(seed: int) -> Log:
@@ -69,26 +69,28 @@ LOGS: dict[str, Callable[[int], Log]] = {
 }
 
 
-def _emitted(table: str, log: Log, topic: str) -> list[Record]:
+def emitted(table: str, log: Log, topic: str, *, partition: int = 0) -> list[Record]:
+    """What a table's agent writes to a topic when it folds a log."""
     spec = SPECS[table]
-    return run(spec.fold, spec.codec, slices(log)).emitted.get(topic, [])
+    return run(spec.fold, spec.codec, slices(log, partition=partition)).emitted.get(topic, [])
 
 
 def _versions(seed: int, key: str, fields: str, letter: str) -> Log:
     random_ = random.Random(seed)
     log: Log = []
-    for number in range(40):
+    # Of two versions with one event time the later read is held: here each has its own.
+    for number, ts_ms in enumerate(random_.sample(range(T0_MS, T0_MS + 1000), 40)):
         name = f"{letter}{random_.randrange(8)}"
-        made = {key: name, "ts": T0_MS + random_.randrange(1000), fields: {"n": number}}
+        made = {key: name, "ts": ts_ms, fields: {"n": number}}
         value = orjson.dumps(made) if random_.random() > 0.15 else None
         log.append(LogRecord(number, value, name.encode(), timestamp=T0_MS + 1000))
     log.append(LogRecord(0, b'{"ts": 5}', b"broken"))
     random_.shuffle(log)
-    return _renumbered(log)
+    return renumbered(log)
 
 
-def _renumbered(log: Log) -> Log:
-    # With holes, as compaction and transactions leave them.
+def renumbered(log: Log) -> Log:
+    """The records at new offsets, with holes, as compaction and transactions leave them."""
     return [
         LogRecord(3 * at, record.value, record.key, record.timestamp, record.headers) for at, record in enumerate(log)
     ]
