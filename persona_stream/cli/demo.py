@@ -27,6 +27,7 @@ from persona_stream.cli.train_command import (
 )
 from persona_stream.cli.up import notify, print_started, system
 from persona_stream.demo.dataset import LICENCE_NOTE, Dataset
+from persona_stream.kafka.generations import live_changelog
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.config import Settings
@@ -118,7 +119,7 @@ async def _publish(settings: Settings, kind: str, lines: Iterable[bytes], total:
 
 async def _show_learner(settings: Settings) -> None:
     newest: dict[bytes, bytes | None] = {}
-    async for records in read_topic(settings, Topics(settings.namespace).changelog("learner")):
+    async for records in read_topic(settings, await live_changelog(settings, "learner")):
         newest.update({record.key: record.value for record in records if record.key not in SYSTEM_KEYS})
     states = [decode(raw).online for raw in newest.values() if raw is not None]
     merged = OnlineState()

@@ -1,7 +1,7 @@
 """Which generation of each table is live: a small log that says every change of it, the last one counts.
 
 A generation is one fold of the source topics into tables, with changelogs of its own. `rebuild` makes new ones; workers
-and servers follow this log. See docs/adr/0008-generations.md.
+and servers follow this log. See docs/adr/0009-generations.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,6 +155,11 @@ async def read_history(settings: Settings) -> History:
     await log.start()
     await log.stop()
     return log.history
+
+
+async def live_changelog(settings: Settings, table: str) -> str:
+    """The changelog of a table's live generation."""
+    return Topics(settings.namespace).changelog(table, (await read_history(settings)).live()[table])
 
 
 async def write_change(writer: BatchWriter, settings: Settings, change: Change) -> None:

@@ -1,1 +1,1 @@
-"""Folding the source topics again into a new generation of tables: docs/adr/0008-generations.md."""
+"""Folding the source topics again into a new generation of tables: docs/adr/0009-generations.md."""

@@ -29,7 +29,8 @@ class Trending:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._top: Rows = np.zeros(0, dtype=np.int64)
+        self._top: tuple[ItemColumns, Rows] | None = None
+        """The columns that were counted, and their rows."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -42,23 +43,32 @@ class Trending:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def follow(self, replica: Replica) -> None:
+        """Count in another replica from now on."""
+        self._replica = replica
+
     @property
     def top(self) -> Rows:
         """Rows of the most active items in 7 days, best first."""
-        return self._top
+        if self._top is None or self._top[0] is not self._replica.items:
+            # Counted in a replica that is no longer asked: its rows are other items here.
+            return self.refresh(self._replica.now_ms())
+        return self._top[1]
 
-    def ranked(self, window: str, segment: str, as_of_ms: int) -> tuple[Rows, list[float]]:
+    def ranked(self, columns: ItemColumns, window: str, segment: str, as_of_ms: int) -> tuple[Rows, list[float]]:
         """Rows and scores by activity in a window, or in a segment's week where one is named. Reads every item."""
-        columns = self._replica.items
         scores = columns.segment_scores(columns.all_rows(), segment, as_of_ms) if segment else None
         if scores is None:
             scores = columns.popularity(WINDOWS[WINDOW_INDEX[window]], as_of_ms, KIND_WEIGHTS)
         top = _largest(scores)
         return top, scores[top].tolist()
 
-    def refresh(self, as_of_ms: int) -> None:
+    def refresh(self, as_of_ms: int) -> Rows:
         """Count again what is trending as of a time."""
-        self._top, _ = self.ranked("7d", "", as_of_ms)
+        columns = self._replica.items
+        top, _ = self.ranked(columns, "7d", "", as_of_ms)
+        self._top = (columns, top)
+        return top
 
     async def _keep_fresh(self) -> None:
         while True:

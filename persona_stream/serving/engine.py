@@ -17,7 +17,7 @@ from msgspec import Struct
 from persona_stream.serving.candidates import KIND_WEIGHTS, MAX_CANDIDATES, Trending, candidates_for
 from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.freshness import Freshness, freshness
-from persona_stream.serving.item_columns import Rows
+from persona_stream.serving.item_columns import ItemColumns, Rows
 from persona_stream.serving.positions import PositionsNow
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.schemas import (
@@ -86,6 +86,13 @@ class Engine:
         self._positions = PositionsNow(replica, settings.partitions)
         self.trending_items = Trending(replica)
 
+    def answer_from(self, replica: Replica) -> None:
+        """Make every answer from another replica from now on: in one step, between two requests."""
+        self.replica = replica
+        self._positions = PositionsNow(replica, self._settings.partitions)
+        self.scorers.follow(replica)
+        self.trending_items.follow(replica)
+
     async def start(self) -> None:
         """Begin to follow models and trends."""
         await self.scorers.start()
@@ -147,16 +154,17 @@ class Engine:
         columns, as_of_ms = self.replica.items, self.replica.now_ms()
         rows, counts = columns.neighbours(int(columns.rows([item])[0]))
         scores = counts / np.sqrt(np.maximum(columns.totals(rows), 1))
-        return self._item_list(rows, scores.tolist(), k, as_of_ms)
+        return self._item_list(columns, rows, scores.tolist(), k, as_of_ms)
 
     async def trending(self, *, window: WindowName, segment: str, k: int) -> ItemList:
         """The most active items of a window, or of a segment's week."""
-        as_of_ms = self.replica.now_ms()
-        rows, scores = await asyncio.to_thread(self.trending_items.ranked, window, segment, as_of_ms)
-        return self._item_list(rows, scores, k, as_of_ms)
+        # Those of now: another replica may be asked by the time the rows are known.
+        columns, as_of_ms = self.replica.items, self.replica.now_ms()
+        rows, scores = await asyncio.to_thread(self.trending_items.ranked, columns, window, segment, as_of_ms)
+        return self._item_list(columns, rows, scores, k, as_of_ms)
 
-    def _item_list(self, rows: Rows, scores: list[float], k: int, as_of_ms: int) -> ItemList:
-        ids = self.replica.items.ids
+    def _item_list(self, columns: ItemColumns, rows: Rows, scores: list[float], k: int, as_of_ms: int) -> ItemList:
+        ids = columns.ids
         named = zip([ids[row] for row in rows.tolist()], scores, strict=True)
         # Ties by item: rows are in the order in which this server first read of them, another's are not.
         ranked = sorted(named, key=lambda pair: (-pair[1], pair[0]))

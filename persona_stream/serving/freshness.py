@@ -13,6 +13,8 @@ STALE_POLL_S = 5.0
 class TableFreshness(Struct):
     """One table of the replica."""
 
+    generation: int
+    """The fold of the log that answers are made from: `persona-stream rebuild --list`."""
     keys: int
     lag_events: int
     """Source records not folded into what the replica holds."""
@@ -42,7 +44,7 @@ class Freshness(Struct):
 
 def freshness(replica: Replica, model: str) -> Freshness:
     """The state of a replica now."""
-    tables = {name: _table(view) for name, view in replica.tables.items()}
+    tables = {name: _table(view, replica.generations[name]) for name, view in replica.tables.items()}
     missing = _missing(replica, tables)
     return Freshness(
         state_age_ms=state_age_ms(replica),
@@ -64,9 +66,10 @@ def state_age_ms(replica: Replica) -> int:
     return age_ms
 
 
-def _table(view: TableView) -> TableFreshness:
+def _table(view: TableView, generation: int) -> TableFreshness:
     progress = view.progress.values()
     return TableFreshness(
+        generation=generation,
         keys=view.keys(),
         lag_events=view.lag_events(),
         changelog_lag=view.changelog_lag,

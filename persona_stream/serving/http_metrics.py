@@ -25,6 +25,7 @@ _BY_TABLE = (
     ("persona_replica_lag_events", "Source records not in the replica yet", "lag_events", 1.0),
     ("persona_replica_changelog_lag_records", "Changelog records not read yet", "changelog_lag", 1.0),
     ("persona_replica_keys", "Keys held", "keys", 1.0),
+    ("persona_replica_generation", "The generation that answers are made from", "generation", 1.0),
     (
         "persona_replica_applied_timestamp_seconds",
         "Kafka timestamp of the newest source record held",

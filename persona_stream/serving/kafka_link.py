@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 
 from persona_stream.kafka.writer import BatchWriter
-from persona_stream.serving.replica import Replica
+from persona_stream.serving.live_replica import LiveReplica
 from persona_stream.vocabulary.errors import ConfigError
 
 FIRST_RETRY_S = 0.25
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 class KafkaLink:
     """Keeps the replica reading and the writer writing, whatever Kafka does."""
 
-    def __init__(self, replica: Replica, writer: BatchWriter, written: Sequence[str]) -> None:
+    def __init__(self, replica: LiveReplica, writer: BatchWriter, written: Sequence[str]) -> None:
         """`written`: the topics that are going to be written to."""
         self._replica = replica
         self._writer = writer
@@ -102,7 +102,7 @@ class KafkaLink:
         _log.warning("the connection to Kafka is lost", error=self.error)
 
 
-async def _stopped(part: Replica | BatchWriter, name: str) -> None:
+async def _stopped(part: LiveReplica | BatchWriter, name: str) -> None:
     # A task of its own: aiokafka's clients may end their stop() with the CancelledError of one of their own tasks.
     stopping = asyncio.create_task(part.stop())
     await asyncio.wait([stopping], timeout=STOP_S)

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 
@@ -20,7 +20,7 @@ from persona_stream.kafka.admin import ensure_topics
 from persona_stream.serving.item_columns import ItemColumns
 from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.topics import TABLES, Topics
+from persona_stream.vocabulary.topics import FIRST_GENERATION, TABLES, Topics
 from tables import catalogue, items, profiles
 from tables import learner as learner_table
 
@@ -81,9 +81,12 @@ class Models(Struct):
 class Replica:
     """Everything that serving needs, in memory. `start()` begins to read; `error` tells if reading ended."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, generations: Mapping[str, int] | None = None, as_of_ms: int = 0) -> None:
+        """`generations`: of each table, by default the first. `as_of_ms`: event time stands there; 0: it goes on."""
         self._settings = settings
         self._topics = Topics(settings.namespace)
+        self._as_of_ms = as_of_ms
+        self.generations = {table: (generations or {}).get(table, FIRST_GENERATION) for table in TABLES}
         self.users: dict[str, bytes] = {}
         """Encoded UserState: decoding one costs about 20 us, holding objects costs the memory of ten."""
         self.items = ItemColumns()
@@ -105,7 +108,7 @@ class Replica:
         )
         assert {view.name for view in views} == set(TABLES)
         self.tables = {view.name: view for view in views}
-        self._by_changelog = {topics.changelog(view.name): view for view in views}
+        self._by_changelog = {topics.changelog(view.name, self.generations[view.name]): view for view in views}
         # One reads, one asks for ends: on one connection a question waits until the fetch before it is answered.
         self._consumers: list[AIOKafkaConsumer] = []
         self._positions: dict[TopicPartition, int] = {}
@@ -172,6 +175,8 @@ class Replica:
 
         On live events this is the clock; on a replayed year it is that year's end, and all servers agree on it.
         """
+        if self._as_of_ms:
+            return self._as_of_ms
         wall_ms = time.time_ns() // 1_000_000
         clocks = [
             progress.watermark_ms + max(0, wall_ms - progress.appended_ms)

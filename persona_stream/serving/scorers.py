@@ -23,6 +23,8 @@ MIN_ONLINE_EXAMPLES = 500
 REBUILD_S = 0.02
 """The online weights are merged again at most this often; a click acts through the user's features at once."""
 WATCH_S = 0.1
+UNKNOWN = -1
+"""The version of models that were not looked at yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +48,19 @@ class Scorers:
         self._replica = replica
         self._ranker: Ranker | None = None
         self._ranker_version = ""
-        self._registry_version = 0
+        self._registry_version = UNKNOWN
         self._online = OnlineScorer([])
-        self._online_version = 0
+        self._online_version = UNKNOWN
         self._online_built_s = 0.0
         self.learned: list[int] = []
         """By partition of the examples, the offset up to which the online weights have learned; -1: nothing."""
         self._watcher: asyncio.Task[None] | None = None
+
+    def follow(self, replica: Replica) -> None:
+        """Follow the models of another replica from now on."""
+        self._replica = replica
+        self._registry_version = self._online_version = UNKNOWN
+        self._online_built_s = 0.0
 
     async def start(self) -> None:
         """Begin to follow the registry: promotions and rollbacks take effect without a restart."""

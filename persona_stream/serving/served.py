@@ -119,9 +119,10 @@ class ReplicaHoldings:
 
     stands_in = "changelog"
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Callable[[], Replica]) -> None:
+        """`replica`: that which answers are made from now."""
         self._replica = replica
 
     def all(self) -> list[ReplicaHolding]:
         """By table."""
-        return [ReplicaHolding(self._replica, table) for table in SERVED]
+        return [ReplicaHolding(self._replica(), table) for table in SERVED]

@@ -66,7 +66,7 @@ def build_app(settings: Settings) -> web.Application:
         app.router.add_route(route.method, route.path, endpoint(state, route))
     for ops in OPS:
         app.router.add_get(ops.path, ops.handler)
-    provide(app, ReplicaHoldings(state.replica), shows_values=settings.audit_values)
+    provide(app, ReplicaHoldings(lambda: state.replica), shows_values=settings.audit_values)
     app.cleanup_ctx.append(_services)
     return app
 

@@ -11,6 +11,7 @@ from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.engine import Engine
 from persona_stream.serving.event_queue import EventQueue
 from persona_stream.serving.kafka_link import KafkaLink
+from persona_stream.serving.live_replica import LiveReplica
 from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
@@ -25,13 +26,21 @@ class ServerState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.writer = BatchWriter(settings, client_id=f"{settings.namespace}-server")
-        self.replica = Replica(settings)
+        self.live = LiveReplica(settings, self._answer_from)
         topics = Topics(settings.namespace)
-        self.link = KafkaLink(self.replica, self.writer, (topics.events, topics.decisions))
+        self.link = KafkaLink(self.live, self.writer, (topics.events, topics.decisions))
         self.decisions = DecisionLog(settings, self.writer, self.link.writer_failed)
-        self.engine = Engine(settings, self.replica, self.decisions)
+        self.engine = Engine(settings, self.live.replica, self.decisions)
         self.events = EventQueue(self.writer, topics.events, self.link)
         self.drain = Drain()
+
+    @property
+    def replica(self) -> Replica:
+        """What answers are made from now."""
+        return self.live.replica
+
+    def _answer_from(self, replica: Replica) -> None:
+        self.engine.answer_from(replica)
 
 
 class Drain:

@@ -15,7 +15,7 @@ def test_held_and_projected_are_the_same_bytes(table: str) -> None:
     spec = SPECS[table]
     changelog = run(spec.fold, spec.codec, slices(LOGS[table](3), [7, 20])).state
     replica = Replica(Settings(namespace="t", partitions=1))
-    (holding,) = [held for held in ReplicaHoldings(replica).all() if held.table == table]
+    (holding,) = [held for held in ReplicaHoldings(lambda: replica).all() if held.table == table]
     for key in changelog:
         replica.tables[table].apply(key, changelog.encoded(key))
     assert sorted(holding.keys()) == sorted(changelog)
@@ -33,4 +33,4 @@ def test_held_and_projected_are_the_same_bytes(table: str) -> None:
 
 def test_a_replica_that_does_not_follow_stands_nowhere() -> None:
     replica = Replica(Settings(namespace="t", partitions=1))
-    assert {held.stand() is None for held in ReplicaHoldings(replica).all()} == {True}
+    assert {held.stand() is None for held in ReplicaHoldings(lambda: replica).all()} == {True}

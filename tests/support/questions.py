@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from persona_stream.kafka.generations import read_history
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.engine import Engine
@@ -105,7 +106,7 @@ class _AsOf(Replica):
 
 async def assert_replicas_equal_the_tables(namespace: Live, ports: list[int]) -> None:
     """Each user and each item that a server holds is what one who reads the tables only now sees, at the same time."""
-    fresh = _AsOf(namespace.settings)
+    fresh = _AsOf(namespace.settings, (await read_history(namespace.settings)).live())
     await fresh.start()
 
     async def caught_up() -> bool:
