@@ -156,7 +156,9 @@ class HeldAudit:
     async def _confirm(self, key: str) -> None:
         answer = await self._holder.entry(self._holding, key)
         expected = self._expected(key, await self._spans(answer.stand))
-        if answer.digest not in expected:
+        # Other bytes may be the same value, of one written by another version.
+        same = any(raw and field_digests(self._form.decode(raw)) == answer.fields for raw in expected.values())
+        if answer.digest not in expected and not same:
             # The one that it must be; where others would do as well, they differ by a slice that is on its way.
             self._found.add(self._difference(key, answer, next(iter(expected.values()))))
 

@@ -74,6 +74,11 @@ def decode_progress(raw: bytes) -> Progress:
     return _decode_progress(raw)
 
 
+def copy_progress(progress: Progress) -> Progress:
+    """Progress that stays as it is while the fold goes on."""
+    return _decode_progress(_encode_progress(progress))
+
+
 class Codec(Struct, Generic[V], frozen=True):
     """How a table's values become bytes and back, and what an absent key's value is."""
 
@@ -119,6 +124,10 @@ class Partition(Generic[V]):
         """The value of a key as bytes, or None. What is held stays as it is."""
         value = self._values.get(key)
         return value if value is None or isinstance(value, bytes) else self._codec.encode(value)
+
+    def written_digest(self, key: str) -> int | None:
+        """The digest of the entry as it was written to the changelog last; None where it is not kept."""
+        return None if key in self.changed else self._digests.get(key)
 
     def change(self, key: str) -> V:
         """The value of a key, new if absent, to be changed in place: it will be written to the changelog."""

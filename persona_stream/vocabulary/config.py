@@ -83,6 +83,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The key in an event's `context` that names the user's segment (trending is kept by segment)."""
     deadline_ms: Positive = 50
     """The default deadline of a ranking request."""
+    audit_every_ms: NotNegative = 300_000
+    """How often a worker audits a sample of its keys in the background; 0: never."""
     audit_values: bool = False
     """Whether worker and server show an audit the values that differ, rather than their digests alone: whoever reaches
     the port can ask for any key."""

@@ -12,3 +12,12 @@ RECOVERY_SECONDS = Counter("persona_recovery_seconds_total", "Time reading chang
 APPLIED_TIMESTAMP = Gauge(
     "persona_applied_timestamp_seconds", "Kafka timestamp of the newest record applied", ("agent", "partition")
 )
+AUDIT_ROUNDS = Counter("persona_audit_rounds_total", "Background audits: done, skipped or failed", ("outcome",))
+AUDIT_KEYS = Counter("persona_audit_keys_total", "Keys audited in the background", ("table",))
+AUDIT_DIFFERENCES = Counter(
+    "persona_audit_differences_total",
+    "Keys that are not what their records make of them",
+    ("table",),
+)
+AUDIT_SECONDS = Counter("persona_audit_seconds_total", "Time in background audits, half of it resting")
+AUDIT_TIMESTAMP = Gauge("persona_audit_timestamp_seconds", "When the last background audit was done")

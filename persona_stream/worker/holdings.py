@@ -1,10 +1,22 @@
 """What a worker holds, for an audit: the partitions that it folds into."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from persona_stream.holdings.digests import Stand
+from persona_stream.stream.partition import Progress, copy_progress, entry_digest
 from persona_stream.stream.table import ChangelogTable
+
+
+class Taken(Struct):
+    """Values of some keys between two slices."""
+
+    progress: Progress
+    values: dict[str, bytes | None]
+    unwritten: set[str]
+    """Those whose value is not the one that was written to the changelog last."""
 
 
 class PartitionHolding:
@@ -40,6 +52,9 @@ class PartitionHolding:
         """As the progress record has it."""
         return self._held.progress.digest
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def keys(self) -> list[str]:
         """The keys held now."""
         return list(self._held)
@@ -47,6 +62,16 @@ class PartitionHolding:
     def encoded(self, key: str) -> bytes | None:
         """As the changelog would have it."""
         return self._held.encoded(key)
+
+    def take(self, keys: Iterable[str]) -> Taken:
+        """The values of keys as of now; the progress is a copy."""
+        values = {key: self._held.encoded(key) for key in keys}
+        unwritten = set()
+        for key, raw in values.items():
+            written = self._held.written_digest(key)
+            if written is not None and raw is not None and written != entry_digest(key.encode(), raw):
+                unwritten.add(key)
+        return Taken(copy_progress(self._held.progress), values, unwritten)
 
     def decode(self, raw: bytes) -> object:
         """As the fold sees it."""

@@ -21,7 +21,8 @@ from persona_stream.stream.consumer import BatchingConsumer
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
-from persona_stream.worker.app import AgentSpec, WorkerApp, build_app
+from persona_stream.worker.app import AgentSpec, WorkerApp, agent_specs, build_app
+from persona_stream.worker.delta_audit import DeltaAudit
 from persona_stream.worker.holdings import WorkerHoldings
 
 STOP_TIMEOUT_S = 20.0
@@ -59,15 +60,20 @@ async def _run(settings: Settings, specs: list[AgentSpec] | None) -> NoReturn:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # Blocked while a process of another generation became this one.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    watching = asyncio.create_task(_watch(generations, switched))
-    health = await _start_health(app, settings)
+    background = [asyncio.create_task(_watch(generations, switched))]
+    holdings = _holdings_of(app)
+    health = await _start_health(app, settings, holdings)
+    if settings.audit_every_ms and specs is None:
+        audit = DeltaAudit(settings, holdings.all, agent_specs(settings, with_examples=False))
+        background.append(asyncio.create_task(audit.run()))
     crashed = True
     try:
         crashed = await _serve_until(app, stop, switched)
     except (Exception, asyncio.CancelledError):
         # A process that stayed would keep its health server and do nothing: whatever went wrong, it ends.
         logger.exception("the worker broke")
-    watching.cancel()
+    for task in background:
+        task.cancel()
     await health.cleanup()
     _end(1 if crashed else 0, anew=switched.is_set() and not stop.is_set())
 
@@ -131,7 +137,13 @@ async def _failed_to_stop(app: WorkerApp) -> bool:
     return error is not None
 
 
-async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
+def _holdings_of(app: WorkerApp) -> WorkerHoldings:
+    recovery = cast(TableManager, app.tables).recovery
+    tables = [table for table in app.tables.values() if isinstance(table, ChangelogTable)]
+    return WorkerHoldings(tables, lambda: recovery.completed.is_set() and not app.rebalancing)
+
+
+async def _start_health(app: WorkerApp, settings: Settings, holdings: WorkerHoldings) -> web.AppRunner:
     recovery = cast(TableManager, app.tables).recovery
 
     async def livez(request: web.Request) -> web.Response:
@@ -152,8 +164,6 @@ async def _start_health(app: WorkerApp, settings: Settings) -> web.AppRunner:
     health.router.add_get("/livez", livez)
     health.router.add_get("/readyz", readyz)
     health.router.add_get("/metrics", metrics)
-    tables = [table for table in app.tables.values() if isinstance(table, ChangelogTable)]
-    holdings = WorkerHoldings(tables, lambda: recovery.completed.is_set() and not app.rebalancing)
     provide(health, holdings, shows_values=settings.audit_values)
     for route in ROUTES:
         health.router.add_get(route.path, route.handler)
