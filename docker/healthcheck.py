@@ -1,6 +1,7 @@
 """Exits with 0 if the role that runs in this container is well: what docker's HEALTHCHECK asks.
 
-The server is asked at PERSONA_HTTP_PORT, the worker at PERSONA_WORKER_PORT; one of them listens, and must answer 200.
+The server is asked at PERSONA_HTTP_PORT, the worker at PERSONA_WORKER_PORT, the mirror at PERSONA_MIRROR_PORT; one of
+them listens, and must answer 200.
 """
 
 import os
@@ -9,7 +10,11 @@ import urllib.error
 import urllib.request
 
 TIMEOUT_S = 3.0
-PROBES = (("PERSONA_HTTP_PORT", "8080", "/readyz"), ("PERSONA_WORKER_PORT", "8081", "/livez"))
+PROBES = (
+    ("PERSONA_HTTP_PORT", "8080", "/readyz"),
+    ("PERSONA_WORKER_PORT", "8081", "/livez"),
+    ("PERSONA_MIRROR_PORT", "8082", "/livez"),
+)
 
 
 def status(port: str, path: str) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from persona_stream.cli.flags import AllFlags, Flags, ServeFlags, TopicFlags, WorkerFlags
+from persona_stream.cli.flags import AllFlags, Flags, MirrorFlags, ServeFlags, TopicFlags, WorkerFlags
 
 if TYPE_CHECKING:
     from persona_stream.cli.dlq import Wanted
@@ -19,6 +19,7 @@ _MODEL = "ranker"
 
 # No flag given.
 _FLAGS, _TOPIC, _SERVE, _WORKER, _ALL = Flags(), TopicFlags(), ServeFlags(), WorkerFlags(), AllFlags()
+_MIRROR = MirrorFlags()
 
 
 def _version() -> str:
@@ -97,6 +98,28 @@ def serve(*, supervised: Supervised = False, flags: ServeFlags = _SERVE) -> int:
 
 
 @app.command(group=_RUN, sort_key=5)
+def mirror(
+    *,
+    rebuild: Annotated[bool, Parameter(help="Write everything again, remove what no table has, and end.")] = False,
+    supervised: Supervised = False,
+    flags: MirrorFlags = _MIRROR,
+) -> int:
+    """Keep profiles and features in Redis for other services (PERSONA_REDIS_URL); SIGTERM ends it.
+
+    Any number may run; --rebuild may run beside them. A Redis that is slow or
+    away makes the mirror late and nothing else.
+    """
+    _tie(supervised)
+    if rebuild:
+        from persona_stream.cli.mirror_command import run_rebuild
+
+        return run_rebuild(flags.load())
+    from persona_stream.cli.roles import run_mirror
+
+    return run_mirror(flags.load())
+
+
+@app.command(group=_RUN, sort_key=6)
 def broker(
     *,
     port: Annotated[int, Parameter(help="Another one is taken where it is in use.")] = 9092,

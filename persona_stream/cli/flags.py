@@ -86,5 +86,17 @@ class WorkerFlags(TopicFlags):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class AllFlags(ServeFlags, WorkerFlags):
+class MirrorFlags(TopicFlags):
+    """Where the system is, and how Redis is kept."""
+
+    redis_url: Annotated[str | None, _flag("The Redis to write, redis://[user:password@]host:port/db. [none]")] = None
+    redis_ttl_ms: Annotated[
+        int | None, _flag("What was not written for this long is gone from Redis; 0: never. [604800000]")
+    ] = None
+    mirror_port: Annotated[int | None, _flag("Port of the mirror's own probes and /metrics; 0: none. [0]")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AllFlags(ServeFlags, WorkerFlags, MirrorFlags):
     """Every flag: for commands that start or show the whole system."""

@@ -1,4 +1,4 @@
-"""One role alone: `worker`, `serve`, `broker`. Each runs until Ctrl-C or SIGTERM."""
+"""One role alone: `worker`, `serve`, `mirror`, `broker`. Each runs until Ctrl-C or SIGTERM."""
 
 import os
 import time
@@ -17,7 +17,7 @@ _WATCH_S = 0.5
 
 def run_worker(settings: Settings) -> int:
     """Fold events into tables; returns the exit code."""
-    # Imported late: each of the two roles pulls in much that the other does not need.
+    # Imported late: each of these roles pulls in much that the other does not need.
     from persona_stream.worker.run import run_worker as run
 
     return run(connected(settings))
@@ -28,6 +28,14 @@ def run_serve(settings: Settings) -> int:
     from persona_stream.serving.server import run_server
 
     run_server(connected(settings))
+    return 0
+
+
+def run_mirror(settings: Settings) -> int:
+    """Keep Redis equal to the tables; returns the exit code."""
+    from persona_stream.mirror.run import run_mirror as run
+
+    run(connected(settings))
     return 0
 
 

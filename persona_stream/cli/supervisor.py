@@ -1,12 +1,12 @@
-"""The whole system as supervised processes: broker (unless a cluster is configured), worker, server.
+"""The whole system as supervised processes: broker (unless a cluster is configured), worker, server, mirror (if any).
 
     with embedded_kafka(settings, on_progress) as kafka:
         async with Supervisor(kafka, child_specs(kafka.settings), notify=print) as running:
             await running.run()         # until cancelled, or until something keeps dying
 
 Entering the Supervisor creates the topics, starts the processes and waits until each is ready; leaving it
-stops the server, then the worker; leaving `embedded_kafka` stops the broker. Nothing outlives this process,
-whatever ends it: see `lifeline` and `persona_stream.broker.guard`.
+stops mirror, server and worker, in this order; leaving `embedded_kafka` stops the broker. Nothing outlives this
+process, whatever ends it: see `lifeline` and `persona_stream.broker.guard`.
 """
 
 import asyncio
@@ -207,14 +207,22 @@ class Supervisor:
 
 
 def child_specs(settings: Settings) -> list[ChildSpec]:
-    """The worker and the server; `settings` must name a cluster and free ports (`with_free_ports`)."""
+    """Worker, server and, where a Redis is known, the mirror.
+
+    `settings` must name a cluster and free ports (`with_free_ports`).
+    """
     # One name for each folder of state: a worker that has to be started again goes on at once.
     owner = f"up-{platform.node()}-{xxh3_64_hexdigest(str(settings.home).encode())}"
     named = msgspec.structs.replace(settings, worker_id=settings.worker_id or owner)
-    return [
+    specs = [
         _spec("worker", "worker", f"http://127.0.0.1:{settings.worker_port}/readyz", settings_env(named)),
         _spec("server", "serve", f"{server_url(settings)}/readyz?verbose", settings_env(settings)),
     ]
+    if settings.redis_url:
+        # Not /readyz: nothing waits for Redis.
+        mirror_url = f"http://127.0.0.1:{settings.mirror_port}/livez"
+        specs.append(_spec("mirror", "mirror", mirror_url, settings_env(settings)))
+    return specs
 
 
 def with_free_ports(settings: Settings, notify: Notify) -> Settings:
@@ -227,6 +235,7 @@ def with_free_ports(settings: Settings, notify: Notify) -> Settings:
         home=Path(settings.home).resolve(),
         http_port=http_port,
         worker_port=settings.worker_port or any_free_port(),
+        mirror_port=settings.mirror_port or any_free_port(),
     )
 
 

@@ -51,7 +51,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kafka_ssl_keyfile: str = ""
     """The client certificate's key (PEM), where it is not in the same file."""
     redis_url: str = ""
-    """Empty: in-process caches only."""
+    """Where the mirror writes profiles and features for other services: `redis://[user:password@]host:port/db`, or
+    `rediss://` for TLS. Empty: no mirror."""
+    redis_ttl_ms: NotNegative = 604_800_000
+    """A user or an item that was not written for this long is gone from Redis; 0: never."""
     home: Path = Path(".persona")
     """Where the embedded broker keeps its data, and the downloads cache."""
     http_host: str = "127.0.0.1"
@@ -60,6 +63,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The server's port."""
     worker_port: Port = 0
     """The worker's own `/livez`, `/readyz` and `/metrics`; 0: not served."""
+    mirror_port: Port = 0
+    """The mirror's own `/livez`, `/readyz` and `/metrics`; 0: not served."""
     worker_id: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{0,200}$")] = ""
     """A name that only this worker has, and keeps: restarted within seconds it has its partitions again at once, while
     others wait for it (Kafka's static membership). Empty: no name."""

@@ -8,6 +8,7 @@
     ├── PartitionLostError       a partition is another worker's by now
     ├── RecoveryError            a changelog can't be read to its end
     ├── GenerationError          a generation of tables that is not there, or must not be live
+    ├── MirrorError              Redis can't be written
     └── StaleStateError          a caller's freshness bound can't be met
 
 Each message says what was wrong and where; `hint` says what to do about it.
@@ -64,6 +65,12 @@ class GenerationError(PersonaError):
     """A generation of tables that is not there, or must not be live."""
 
     code = "generation"
+
+
+class MirrorError(PersonaError):
+    """Redis can't be written, and a command that must end has waited long enough."""
+
+    code = "mirror"
 
 
 class StaleStateError(PersonaError):

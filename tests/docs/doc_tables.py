@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from persona_stream.cli.config_view import describe_settings
+from persona_stream.mirror import mirror_metrics
 from persona_stream.serving import http_metrics
 from persona_stream.serving.problem import PROBLEMS
 from persona_stream.serving.state import ServerState
@@ -58,6 +59,7 @@ def kept(config: dict[str, str]) -> str:
 def metric_rows() -> Iterator[Iterable[str]]:
     yield from heading("metric", "of", "labels", "meaning")
     yield from module_metrics("worker", metrics)
+    yield from module_metrics("mirror", mirror_metrics)
     yield from module_metrics("server", http_metrics)
     registry = CollectorRegistry()
     registry.register(http_metrics.ReplicaMetrics(ServerState(Settings.load({"kafka": "127.0.0.1:9"}, env={}))))

@@ -18,7 +18,7 @@ from persona_stream.cli.commands import app
 from persona_stream.vocabulary.config import Settings
 
 DOCKER = ROOT / "docker"
-ROLES = {"worker": "worker", "server": "serve", "trainer": "train"}
+ROLES = {"worker": "worker", "server": "serve", "mirror": "mirror", "trainer": "train"}
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +132,19 @@ def test_the_health_check_follows_the_role_that_listens(answer: int, exit_code: 
 
     with http.server.HTTPServer(("127.0.0.1", 0), Probe) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert check_health(PERSONA_HTTP_PORT=str(server.server_port), PERSONA_WORKER_PORT="1") == exit_code
-        assert check_health(PERSONA_HTTP_PORT="1", PERSONA_WORKER_PORT=str(server.server_port)) == exit_code
+        assert check_health(PERSONA_HTTP_PORT=str(server.server_port)) == exit_code
+        assert check_health(PERSONA_WORKER_PORT=str(server.server_port)) == exit_code
+        assert check_health(PERSONA_MIRROR_PORT=str(server.server_port)) == exit_code
         server.shutdown()
-    assert asked == ["/readyz", "/livez"]
+    assert asked == ["/readyz", "/livez", "/livez"]
 
 
 def test_the_health_check_fails_where_nothing_listens() -> None:
-    assert check_health(PERSONA_HTTP_PORT="1", PERSONA_WORKER_PORT="1") == 1
+    assert check_health() == 1
 
 
-def check_health(**ports: str) -> int:
+def check_health(**listening: str) -> int:
     script = str(Path(DOCKER) / "healthcheck.py")
-    return subprocess.run([sys.executable, script], env=os.environ | ports, timeout=30, check=False).returncode
+    nobody = dict.fromkeys(("PERSONA_HTTP_PORT", "PERSONA_WORKER_PORT", "PERSONA_MIRROR_PORT"), "1")
+    env = os.environ | nobody | listening
+    return subprocess.run([sys.executable, script], env=env, timeout=30, check=False).returncode

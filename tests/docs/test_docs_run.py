@@ -23,6 +23,9 @@ NOT_RUN = {
         "docs/reliability.md",
         "python3 -m uv run pytest tests/faults --fault-cycles 200 --timeout 3600 --write-reliability",
     ): ("it takes most of an hour; its short form is part of this suite"),
+    ("docs/redis.md", "PERSONA_REDIS_URL=redis://127.0.0.1:6379/0 persona-stream mirror"): (
+        "it runs until it is stopped; tests/mirror runs the role against a real Redis"
+    ),
     ("docs/operations.md", "export PERSONA_KAFKA=kafka:9092 PERSONA_REDIS_URL=redis://redis:6379/0"): _NO_ENGINE,
 }
 """(document, first line of the block) -> why."""

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from persona_stream.vocabulary.config import Settings
@@ -89,6 +89,9 @@ class Process:
             raise AssertionError(f"still running after {within_s} s:\n{self.log_tail()}") from None
 
 
+StartMirror = Callable[[Settings], Process]
+
+
 def start_worker(settings: Settings, log: Path) -> Process:
     """`persona-stream worker`, as a user starts it."""
     return Process([sys.executable, "-m", "persona_stream", "worker"], log, settings_env(settings))
@@ -97,6 +100,11 @@ def start_worker(settings: Settings, log: Path) -> Process:
 def start_server(settings: Settings, log: Path) -> Process:
     """`persona-stream serve`, as a user starts it."""
     return Process([sys.executable, "-m", "persona_stream", "serve"], log, settings_env(settings))
+
+
+def start_mirror(settings: Settings, log: Path) -> Process:
+    """`persona-stream mirror`, as a user starts it."""
+    return Process([sys.executable, "-m", "persona_stream", "mirror"], log, settings_env(settings))
 
 
 def start_module(module: str, settings: Settings, log: Path, *arguments: str) -> Process:
@@ -117,6 +125,9 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_HTTP_PORT": str(settings.http_port),
         "PERSONA_AUDIT_EVERY_MS": str(settings.audit_every_ms),
         "PERSONA_AUDIT_VALUES": str(settings.audit_values).lower(),
+        "PERSONA_REDIS_URL": settings.redis_url,
+        "PERSONA_REDIS_TTL_MS": str(settings.redis_ttl_ms),
+        "PERSONA_MIRROR_PORT": str(settings.mirror_port),
     }
 
 
