@@ -8,5 +8,6 @@ shutdown stay Faust's own. See docs/adr/0001-batched-delivery.md.
 - `slices`: a slice of a partition, and which offsets may be committed
 - `consumer`: the Faust consumer and transport that deliver slices
 - `partition`: the state of one partition of a table: values, changed keys, progress
+- `stored_partition`, `stores`: the same with values on disk
 - `table`: the Faust table on top of partitions
 """

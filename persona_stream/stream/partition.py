@@ -1,6 +1,6 @@
 """The state of one partition of a table: values by key, the keys that changed, and how far the fold has come."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -8,7 +8,7 @@ from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.slices import Slice
+from persona_stream.stream.slices import KafkaRecord, Slice
 
 V = TypeVar("V")
 
@@ -164,8 +164,8 @@ class Partition(Generic[V]):
         records = [self._take_change(key) for key in sorted(self.changed)]
         self.changed.clear()
         progress = self.progress
-        if self._is_ahead or progress.keys != len(self._values):
-            progress.digest, progress.keys = self._sum_digests(), len(self._values)
+        if self._is_ahead or progress.keys != len(self):
+            progress.digest, progress.keys = self._sum_digests(), len(self)
             self._is_ahead = False
         records.append(Record(PROGRESS_KEY, _encode_progress(progress)))
         return records
@@ -209,3 +209,31 @@ class Partition(Generic[V]):
                 self._values.pop(key.decode(), None)
             else:
                 self._values[key.decode()] = raw
+
+    @property
+    def reads_from(self) -> int:
+        """The offset of the changelog from which on it is to be read back."""
+        return 0
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether what is held goes with what was read back."""
+        return True
+
+    def restore_all(self, records: Sequence[KafkaRecord]) -> None:
+        """Apply changelog records in order."""
+        restore = self.restore
+        for record in records:
+            restore(record.key, record.value)  # type: ignore[arg-type]  # a compacted topic takes none without a key
+
+    def acknowledged(self, records: Sequence[Record], end_offset: int) -> None:
+        """Kafka has what `take_changes` gave, up to `end_offset` (negative: not told)."""
+
+    def forget(self) -> None:
+        """Hold nothing any more, to be read back from the beginning."""
+        self._values.clear()
+        self._digests.clear()
+        self.progress = Progress()
+
+    def close(self) -> None:
+        """Give up what is held outside of memory."""

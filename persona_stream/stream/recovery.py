@@ -21,7 +21,7 @@ from mode import Service
 
 from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import Record
-from persona_stream.stream.partition import OWNER_KEY
+from persona_stream.stream.partition import OWNER_KEY, Partition
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
@@ -100,19 +100,31 @@ class ChangelogRecovery(Recovery):
     async def _read(
         self, reader: AIOKafkaConsumer, tables: dict[TP, ChangelogTable[Any]], stall_timeout_s: float
     ) -> None:
-        tps = {TopicPartition(tp.topic, tp.partition): table for tp, table in tables.items()}
-        if not tps:
+        parts = {TopicPartition(*tp): table.partition(tp.partition) for tp, table in tables.items()}
+        await self._read_back(reader, parts, stall_timeout_s)
+        foreign = {tp: part for tp, part in parts.items() if not part.is_proven}
+        if foreign:
+            self.log.warning("stores that do not go with their changelogs are made anew: %s", sorted(foreign))
+            for part in foreign.values():
+                part.forget()
+            await self._read_back(reader, foreign, stall_timeout_s)
+
+    async def _read_back(
+        self, reader: AIOKafkaConsumer, parts: dict[TopicPartition, Partition[Any]], stall_timeout_s: float
+    ) -> None:
+        if not parts:
             return
-        reader.assign(list(tps))
-        await reader.seek_to_beginning(*tps)
-        ends = await reader.end_offsets(list(tps))
+        reader.assign(list(parts))
+        begins, ends = await reader.beginning_offsets(list(parts)), await reader.end_offsets(list(parts))
+        for tp, part in parts.items():
+            if part.reads_from >= ends[tp]:
+                part.forget()
+            reader.seek(tp, max(begins[tp], part.reads_from))
         reading = _Reading(ends, stall_timeout_s)
         while reading.open:
             batches = await reader.getmany(*reading.open, timeout_ms=POLL_MS)
             for tp, records in batches.items():
-                restore = tps[tp].partition(tp.partition).restore
-                for record in records:
-                    restore(record.key, record.value)
+                parts[tp].restore_all(records)
                 reading.records += len(records)
                 # Heartbeats and health checks must not wait behind a long recovery.
                 await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """A Faust table that is folded by the slice, and whose changelog is written by the batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import faust
@@ -12,31 +13,43 @@ from persona_stream.stream.partition import Codec, Partition
 
 V = TypeVar("V")
 
+OpenPartition = Callable[[Codec[V], str, int], Partition[V]]
+"""Gives the state of a partition of a changelog, as it is held before that is read back."""
+
 
 class PartitionedStore(memory.Store[str, V], Generic[V]):
-    """In-memory store, one `Partition` for each partition of the changelog that this worker has."""
+    """One `Partition` for each partition of the changelog that this worker has."""
 
-    def __init__(self, *args: Any, codec: Codec[V], assigned_as: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, open_partition: Callable[[int], Partition[V]], assigned_as: str, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._codec = codec
+        self._open_partition = open_partition
         self._assigned_as = assigned_as
         self.partitions: dict[int, Partition[V]] = {}
 
     def _clear(self) -> None:
-        self.partitions.clear()
+        for number in list(self.partitions):
+            self.drop(number)
 
     def partition(self, number: int) -> Partition[V]:
-        """The state of a partition, empty where none is held yet."""
+        """The state of a partition, opened where it is not held yet."""
         held = self.partitions.get(number)
         if held is None:
-            held = self.partitions[number] = Partition(self._codec)
+            held = self.partitions[number] = self._open_partition(number)
         return held
+
+    def drop(self, number: int) -> None:
+        """Let go of a partition, to read it anew."""
+        held = self.partitions.pop(number, None)
+        if held is not None:
+            held.close()
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Drop the partitions that other workers have now: theirs is the newer state."""
         mine = {tp.partition for tp in (*active_tps, *standby_tps) if tp.topic == self._assigned_as}
         for number in [number for number in self.partitions if number not in mine]:
-            del self.partitions[number]
+            self.drop(number)
 
     def _holding(self, key: object) -> Partition[V] | None:
         return next((part for part in self.partitions.values() if isinstance(key, str) and key in part), None)
@@ -76,10 +89,18 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
     """
 
     def __init__(
-        self, app: faust.App, *, codec: Codec[V], changelog: str, assigned_as: str | None = None, **kwargs: Any
+        self,
+        app: faust.App,
+        *,
+        codec: Codec[V],
+        open_partition: OpenPartition[V],
+        changelog: str,
+        assigned_as: str | None = None,
+        **kwargs: Any,
     ) -> None:
         self.codec = codec
         self.changelog = changelog
+        self._open_partition = open_partition
         topic = app.topic(assigned_as or changelog, schema=SliceSchema(), compacting=True, acks=False, internal=True)
         super().__init__(app, changelog_topic=topic, **kwargs)
 
@@ -89,7 +110,7 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
             self.app,
             self,
             table_name=self.name,
-            codec=self.codec,
+            open_partition=partial(self._open_partition, self.codec, self.changelog),
             assigned_as=self.changelog_topic_name,
         )
 
@@ -105,8 +126,8 @@ class ChangelogTable(faust.Table, Generic[V]):  # type: ignore[type-arg]  # Faus
         return self.store.partition(number)
 
     def drop(self, number: int) -> None:
-        """Forget the state of a partition, to read it anew."""
-        self.store.partitions.pop(number, None)
+        """Let go of the state of a partition, to read it anew."""
+        self.store.drop(number)
 
     def __setitem__(self, key: str, value: V) -> None:
         """Set a key in an agent: it is in the partition of the current event."""

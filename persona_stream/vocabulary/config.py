@@ -15,7 +15,7 @@ import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -56,7 +56,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     redis_ttl_ms: NotNegative = 604_800_000
     """A user or an item that was not written for this long is gone from Redis; 0: never."""
     home: Path = Path(".persona")
-    """Where the embedded broker keeps its data, and the downloads cache."""
+    """Where the embedded broker keeps its data, workers their stores, and the downloads cache."""
+    store: Literal["memory", "rocksdb"] = "memory"
+    """Where a worker keeps its tables: `memory`, or `rocksdb`: on disk, below `PERSONA_HOME`."""
+    store_values: Positive = 10_000
+    """With `rocksdb`: how many values of each table's partition stay in memory, those changed last."""
     http_host: str = "127.0.0.1"
     """The address that server and worker listen on; 0.0.0.0: all. There is no login: put a gateway in front."""
     http_port: Port = 8080

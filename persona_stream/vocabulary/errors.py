@@ -9,6 +9,7 @@
     ├── RecoveryError            a changelog can't be read to its end
     ├── GenerationError          a generation of tables that is not there, or must not be live
     ├── MirrorError              Redis can't be written
+    ├── StoreError               a store on disk can't be opened, read or written
     └── StaleStateError          a caller's freshness bound can't be met
 
 Each message says what was wrong and where; `hint` says what to do about it.
@@ -71,6 +72,12 @@ class MirrorError(PersonaError):
     """Redis can't be written, and a command that must end has waited long enough."""
 
     code = "mirror"
+
+
+class StoreError(PersonaError):
+    """A store on disk can't be opened, read or written."""
+
+    code = "store"
 
 
 class StaleStateError(PersonaError):

@@ -21,6 +21,8 @@ from persona_stream.stream.consumer import BatchingTransport, SliceSchema
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.recovery import ChangelogTables
 from persona_stream.stream.slices import Slice
+from persona_stream.stream.stored_partition import StoredPartition
+from persona_stream.stream.stores import Stores
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
@@ -66,6 +68,7 @@ class WorkerApp(faust.App):
     writer: BatchWriter
     changelogs: FencedWriter
     effects: list[Effects]
+    stores: Stores
     by_source: dict[str, ChangelogTable[Any]]
     """Source topic -> the table that it is folded into."""
 
@@ -73,6 +76,12 @@ class WorkerApp(faust.App):
         """The source offset up to which all is in the state held; None where that is kept in no table."""
         table = self.by_source.get(topic)
         return None if table is None else table.partition(partition).progress.offset
+
+    def open_partition(self, codec: Codec[Any], changelog: str, number: int) -> Partition[Any]:
+        """A table's partition, held where the settings say."""
+        if self.settings.store == "memory":
+            return Partition(codec)
+        return StoredPartition(codec, self.stores.open(changelog, number), self.settings.store_values)
 
     async def on_start(self) -> None:
         """Connect the writer before any agent can need it."""
@@ -89,6 +98,7 @@ class WorkerApp(faust.App):
             await effects.stop()
         await self.changelogs.stop()
         await self.writer.stop()
+        self.stores.close()
 
 
 def build_app(
@@ -127,6 +137,7 @@ def build_app(
     app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
     app.effects = []
     app.by_source = {}
+    app.stores = Stores(settings.home / "worker" / "stores", settings.worker_id)
     for spec in agent_specs(settings) if specs is None else specs:
         _add_agent(app, spec, (live or {}).get(spec.table, FIRST_GENERATION))
     return app
@@ -138,6 +149,7 @@ def _add_agent(app: WorkerApp, spec: AgentSpec, generation: int) -> None:
         app,
         name=spec.table,
         codec=spec.codec,
+        open_partition=app.open_partition,
         changelog=topics.changelog(spec.table, generation),
         assigned_as=topics.changelog(spec.table),
     )
@@ -159,7 +171,7 @@ def _add_agent(app: WorkerApp, spec: AgentSpec, generation: int) -> None:
                 await app.crash(error)
                 return
             count(spec.table, part, out, perf_counter() - started_s)
-            await effects.submit(part, out, changes)
+            await effects.submit(part, out, changes, partition)
 
     app.agent(app.topic(spec.source, schema=SliceSchema()), name=f"agents.{spec.table}")(run)
 

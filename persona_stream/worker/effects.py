@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Any
 
 from agents.emissions import Emissions
 from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary import metrics
 
@@ -37,7 +39,9 @@ class Effects:
         self._table = table
         self._changelog = changelog
         self._crash = crash
-        self._queue: asyncio.Queue[tuple[Slice, Emissions, list[Record]]] = asyncio.Queue(WAITING_SLICES)
+        self._queue: asyncio.Queue[tuple[Slice, Emissions, list[Record], Partition[Any]]] = asyncio.Queue(
+            WAITING_SLICES
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -50,19 +54,20 @@ class Effects:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def submit(self, part: Slice, out: Emissions, changes: list[Record]) -> None:
-        """Have a folded slice's effects written; waits while too many are waiting."""
+    async def submit(self, part: Slice, out: Emissions, changes: list[Record], state: Partition[Any]) -> None:
+        """Have a folded slice's effects written, `state`'s changes among them; waits while too many are waiting."""
         part.effects = asyncio.get_running_loop().create_future()
-        await self._queue.put((part, out, changes))
+        await self._queue.put((part, out, changes, state))
 
     async def _run(self) -> None:
         while True:
-            part, out, changes = await self._queue.get()
+            part, out, changes, state = await self._queue.get()
             started_s = perf_counter()
             try:
                 for topic, records in out.by_topic.items():
                     await self._writer.write_keyed(topic, records)
                 await self._changelogs.append(self._changelog, part.partition, changes)
+                state.acknowledged(changes, self._changelogs.end_offset(self._changelog, part.partition))
             except Exception as error:
                 logger.exception("the effects of %s could not be written", describe(part))
                 await self._crash(error)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
-from support.cluster import create_topic
 from support.processes import Process, start_module
-from support.tally import changelog, journal, source
+from support.tally import create_topics
 
 from persona_stream.vocabulary.config import Settings
 
@@ -19,19 +19,18 @@ PARTITIONS = 2
 async def settings(kafka: str, tmp_path: Path) -> Settings:
     """Settings of a new namespace, its topics created."""
     made = Settings(kafka=kafka, namespace=f"s{uuid4().hex[:8]}", partitions=PARTITIONS, home=tmp_path)
-    await create_topic(kafka, source(made), PARTITIONS)
-    await create_topic(kafka, journal(made), 1)
-    await create_topic(kafka, changelog(made), PARTITIONS, {"cleanup.policy": "compact"})
+    await create_topics(made)
     return made
 
 
 @pytest.fixture
 def start_tally(settings: Settings, tmp_path: Path) -> Iterator[StartTally]:
-    """`start_tally("fold")` starts a worker; it is killed when the test ends."""
+    """`start_tally("fold")` starts a worker, with other settings if asked; it is killed when the test ends."""
     started: list[Process] = []
 
-    def start(mode: str = "fold") -> Process:
-        process = start_module("support.tally", settings, tmp_path / f"tally-{len(started)}.log", mode)
+    def start(mode: str = "fold", **changed: object) -> Process:
+        its_own = msgspec.structs.replace(settings, **changed)
+        process = start_module("support.tally", its_own, tmp_path / f"tally-{len(started)}.log", mode)
         started.append(process)
         return process
 

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from persona_stream.kafka.writer import BatchWriter, Record
-from persona_stream.stream.partition import Codec
+from persona_stream.stream.partition import Codec, entry_digest
 from persona_stream.vocabulary.messages import decode_example
+from persona_stream.vocabulary.topics import TABLES
 from support.cluster import read_all, until, write
 from support.live import Live, decoded
 from support.logs import T0_MS, shopping
@@ -84,12 +85,22 @@ async def until_folding(namespace: Live, worker: Process) -> None:
 
 
 async def assert_state_is_exact(namespace: Live) -> None:
-    """Users to the byte, items to the value; as many examples learned as there are, each once."""
+    """Users to the byte, items to the value; as many examples learned as there are, each once; digests right."""
     events = await read_all(namespace.settings.kafka, namespace.topics.events)
     users, items = expected_tables(namespace.settings, events)
     assert await namespace.table("users") == users
     assert decoded(items_table.codec, await namespace.table("items")) == items
     assert await learned(namespace) == await _distinct_examples(namespace)
+    for table in TABLES:
+        await _assert_digests_are_right(namespace, table)
+
+
+async def _assert_digests_are_right(namespace: Live, table: str) -> None:
+    progress = await namespace.progress(table)
+    for partition, part in (await namespace.table(table)).items():
+        if partition in progress:
+            digest = sum(entry_digest(key, raw) for key, raw in part.items()) % 2**64
+            assert (progress[partition].digest, progress[partition].keys) == (digest, len(part)), (table, partition)
 
 
 async def learned(namespace: Live) -> dict[int, tuple[int, int]]:

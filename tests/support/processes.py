@@ -121,6 +121,8 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_PARTITIONS": str(settings.partitions),
         "PERSONA_STALL_TIMEOUT_MS": str(settings.stall_timeout_ms),
         "PERSONA_WORKER_ID": settings.worker_id,
+        "PERSONA_STORE": settings.store,
+        "PERSONA_STORE_VALUES": str(settings.store_values),
         "PERSONA_WORKER_PORT": str(settings.worker_port),
         "PERSONA_HTTP_PORT": str(settings.http_port),
         "PERSONA_AUDIT_EVERY_MS": str(settings.audit_every_ms),

@@ -1,6 +1,6 @@
 """Running an agent over slices without Kafka: what it emitted, and what its changelog would hold."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -9,6 +9,7 @@ from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition, entry_digest
 from persona_stream.stream.slices import Slice
 from persona_stream.worker.app import Fold
+from support.logs import LogRecord
 
 
 class Crash(Struct, frozen=True):
@@ -43,28 +44,50 @@ class Run(Struct):
         }
 
 
-def run(fold: Fold, codec: Codec[Any], parts: Sequence[Slice], crashes: Mapping[int, Crash] | None = None) -> Run:
+Open = Callable[[Codec[Any]], Partition[Any]]
+
+
+def run(
+    fold: Fold,
+    codec: Codec[Any],
+    parts: Sequence[Slice],
+    crashes: Mapping[int, Crash] | None = None,
+    open_partition: Open = Partition,
+) -> Run:
     """Apply slices as the worker does; `crashes` by position of the slice, each happens once."""
-    done = Run(Partition(codec))
+    done = Run(open_partition(codec))
     still_to_come = dict(crashes or {})
     at = 0
     while at < len(parts):
         crash = still_to_come.pop(at, None)
         _emit(done, fold, parts[at], crash.emitted_share if crash else 1.0)
         if crash is None:
-            done.changelog += done.state.take_changes()
+            changes = done.state.take_changes()
+            done.changelog += changes
+            done.state.acknowledged(changes, len(done.changelog))
             at += 1
         else:
-            _die(done, codec, crash)
+            _die(done, crash)
+            done.state = read_back(open_partition(codec), done.changelog)
             at = max(0, at - crash.slices_back)
     return done
 
 
 def restored(codec: Codec[Any], changelog: Iterable[Record]) -> Partition[Any]:
     """The partition as another process reads it back."""
-    state: Partition[Any] = Partition(codec)
-    for record in changelog:
-        state.restore(record.key, record.value)
+    return read_back(Partition(codec), list(changelog))
+
+
+def read_back(state: Partition[Any], changelog: Sequence[Record]) -> Partition[Any]:
+    """Apply what of a changelog the partition does not hold yet, as recovery does; offsets are places in the list."""
+    for _ in range(2):
+        if state.reads_from >= len(changelog):
+            state.forget()
+        log = [LogRecord(at, record.value, record.key) for at, record in enumerate(changelog)]
+        state.restore_all(log[state.reads_from :])
+        if state.is_proven:
+            break
+        state.forget()
     return state
 
 
@@ -84,8 +107,8 @@ def _emit(done: Run, fold: Fold, part: Slice, share: float) -> None:
             total[name] = total.get(name, 0) + count
 
 
-def _die(done: Run, codec: Codec[Any], crash: Crash) -> None:
+def _die(done: Run, crash: Crash) -> None:
     changes = done.state.take_changes()
     if crash.emitted_share >= 1:
         done.changelog += changes[: crash.changes_written % len(changes)]
-    done.state = restored(codec, done.changelog)
+    done.state.close()

@@ -29,6 +29,7 @@ from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec, build_app
 from persona_stream.worker.run import run_worker
+from support.cluster import create_topic
 
 COUNT = Codec[int](new=int, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(int).decode)
 TABLE = "tally"
@@ -48,6 +49,13 @@ def journal(settings: Settings) -> str:
 def changelog(settings: Settings) -> str:
     """The changelog of the counts."""
     return Topics(settings.namespace).changelog(TABLE)
+
+
+async def create_topics(settings: Settings) -> None:
+    """All three, new."""
+    await create_topic(settings.kafka, source(settings), settings.partitions)
+    await create_topic(settings.kafka, journal(settings), 1)
+    await create_topic(settings.kafka, changelog(settings), settings.partitions, {"cleanup.policy": "compact"})
 
 
 class Tally:
@@ -85,7 +93,9 @@ def _obey(value: bytes | None) -> None:
 
 def _run_setitem(settings: Settings) -> None:
     app = build_app(settings, specs=[])
-    table: ChangelogTable[int] = ChangelogTable(app, name=TABLE, codec=COUNT, changelog=changelog(settings))
+    table: ChangelogTable[int] = ChangelogTable(
+        app, name=TABLE, codec=COUNT, open_partition=app.open_partition, changelog=changelog(settings)
+    )
     app.tables.add(table)
 
     async def count(stream: StreamT[Slice]) -> None:
@@ -98,6 +108,8 @@ def _run_setitem(settings: Settings) -> None:
             table.partition(part.partition).progress.advance(part)
             changes = table.partition(part.partition).take_changes()
             await app.changelogs.append(changelog(settings), part.partition, changes)
+            end_offset = app.changelogs.end_offset(changelog(settings), part.partition)
+            table.partition(part.partition).acknowledged(changes, end_offset)
             part.applied = True
 
     app.agent(app.topic(source(settings), schema=SliceSchema()), name="tally")(count)
