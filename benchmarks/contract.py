@@ -85,6 +85,7 @@ class Report(msgspec.Struct):
     """A finished run: ``elapsed_s`` from first record consumed to last effect durable, and the result.
 
     ``learned`` and ``log_loss`` are W3 (b)'s; ``note`` is kept beside the run.
+    ``memory_bytes``, the most that the process held, is told where it is asked for (stores.py).
     ``versions`` are filled in by contender.py.
     """
 
@@ -93,14 +94,16 @@ class Report(msgspec.Struct):
     learned: int = 0
     log_loss: float = 0.0
     note: str = ""
+    memory_bytes: int = 0
     versions: dict[str, str] = {}
 
 
 class Recovered(msgspec.Struct):
-    """State read back by a new process that had none: ``elapsed_s`` from assignment to ready, and records read."""
+    """State taken over by a new process: ``elapsed_s`` from assignment to ready, and records read."""
 
     elapsed_s: float
     records: int
+    memory_bytes: int = 0
     versions: dict[str, str] = {}
 
 

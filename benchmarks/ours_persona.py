@@ -215,12 +215,13 @@ def run(job: Job) -> Report:
 def recover(job: Job) -> Recovered:
     """Start a worker on what `run` left, until it is ready."""
     settings = settings_of(job)
-    uvloop.run(_recover(build_app(settings, [_counting(job, Seen(Stopwatch()))]), settings))
+    uvloop.run(until_recovered(build_app(settings, [_counting(job, Seen(Stopwatch()))])))
     return Recovered(metrics.RECOVERY_SECONDS._value.get(), int(metrics.RECOVERED_RECORDS._value.get()))
 
 
-async def _recover(app: WorkerApp, settings: Settings) -> None:
-    (settings.home / "worker").mkdir(parents=True, exist_ok=True)
+async def until_recovered(app: WorkerApp) -> None:
+    """Run a worker until its state is read back."""
+    (app.settings.home / "worker").mkdir(parents=True, exist_ok=True)
     await app.start()
     await app.tables.recovery.completed.wait()  # type: ignore[attr-defined]  # not in Faust's interface
     await app.stop()
@@ -250,6 +251,11 @@ async def _run(
     for spec in specs:
         await create_topic(job.bootstrap, topics.changelog(spec.table), job.partitions, {"cleanup.policy": "compact"})
     await create_topic(job.bootstrap, topics.item_events, job.partitions)
+    await until_applied(app, seen, watch, records)
+
+
+async def until_applied(app: WorkerApp, seen: Seen, watch: Stopwatch, records: int) -> None:
+    """Run a worker until all is folded and committed."""
     await app.start()
     while not seen.all_applied(records):
         await asyncio.sleep(POLL_S)

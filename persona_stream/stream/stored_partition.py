@@ -66,11 +66,10 @@ class StoredPartition(Partition[V]):
         return super().__contains__(key)
 
     def __iter__(self) -> Iterator[str]:
-        """Each key; those on disk come one by one, as of when it began."""
-        on_disk = self._store.entries()
+        """Each key; those on disk come one by one."""
         newer = {key.decode() for key in self._pending} | self._values.keys() | self.changed
         yield from [key for key in newer if key in self]
-        for name, _ in on_disk:
+        for name, _ in self._store.entries():
             key = name.decode()
             if key not in newer:
                 yield key
@@ -170,9 +169,11 @@ class StoredPartition(Partition[V]):
         last, held = records[-1], self._store.mark
         offset, raw = (held.offset, held.progress) if held is not None else (0, b"")
         if last.key == PROGRESS_KEY:
-            offset, raw = last.offset, last.value or b""
-            self._meet_progress(offset, raw)
-        # Without a mark, a reading that is cut off here begins anew.
+            self._meet_progress(last.offset, last.value or b"")
+            if self._is_proven:
+                offset, raw = last.offset, last.value or b""
+        # Cut off here, a reading begins anew without a mark, and at the old one where the store has not proven itself:
+        # a mark at what was only read would prove anything.
         mark = Mark(offset, raw, self.progress.digest, self.progress.keys) if raw else None
         self._store.write(newest, mark)
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.runs import digest_and_keys, read_back, restored
+from support.agents import CRASHES, CUTS, LOGS, SPECS
+from support.logs import slices
+from support.runs import Crash, as_read, digest_and_keys, read_back, restored, run
 from support.tally import COUNT
 
 from persona_stream.kafka.writer import Record
@@ -110,6 +112,20 @@ def test_it_tells_the_changelog_what_the_one_in_memory_tells(steps: list[tuple[s
         pair.restart()
 
 
+@pytest.mark.parametrize("table", SPECS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), cuts=CUTS, crashes=CRASHES)
+def test_every_agent_folds_on_disk_as_in_memory(
+    table: str, seed: int, cuts: list[int], crashes: dict[int, Crash]
+) -> None:
+    spec, log = SPECS[table], LOGS[table](seed)
+    in_memory = run(spec.fold, spec.codec, slices(log))
+    with _stores() as open_partition:
+        on_disk = run(spec.fold, spec.codec, slices(log, cuts), crashes, open_partition)
+    assert on_disk.table() == in_memory.table()
+    assert on_disk.emitted_once() == in_memory.emitted_once()
+
+
 def test_what_kafka_has_not_acknowledged_is_not_in_the_store(open_partition: Open) -> None:
     pair = Pair(open_partition)
     pair.fill("a")
@@ -201,6 +217,29 @@ def test_a_store_that_does_not_go_with_the_changelog_is_made_anew(
     log += stored.take_changes()
     told = decode_progress(log[-1].value or b"")
     assert (told.digest, told.keys) == digest_and_keys(log)
+
+
+@pytest.mark.parametrize("changelog", [_another, _another_that_goes_on, _without_a_deletion])
+def test_a_reading_that_was_cut_off_proves_nothing(
+    open_partition: Open, changelog: Callable[[list[Record]], list[Record]]
+) -> None:
+    pair = Pair(open_partition)
+    pair.fill("a", "b")
+    pair.fill("c", "d")
+    log = [*changelog(pair.log), Record(b"later", COUNT.encode(1))]
+    pair.stored.close()
+    memory = restored(COUNT, log)
+    for cut in range(pair.stored.reads_from + 1, len(log)):
+        part = open_partition(COUNT)
+        part.forget()
+        read_back(part, pair.log)
+        part.close()
+        part = open_partition(COUNT)
+        part.restore_all(as_read(log)[part.reads_from : cut])
+        part.close()
+        again = read_back(open_partition(COUNT), log)
+        assert {key: again.get(key) for key in again} == {key: memory.get(key) for key in memory}
+        again.close()
 
 
 def test_a_first_reading_that_was_cut_off_goes_on_where_progress_was_told_and_else_begins_anew(

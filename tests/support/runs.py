@@ -9,7 +9,7 @@ from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition, entry_digest
 from persona_stream.stream.slices import Slice
 from persona_stream.worker.app import Fold
-from support.logs import LogRecord
+from support.logs import Log, LogRecord
 
 
 class Crash(Struct, frozen=True):
@@ -83,12 +83,16 @@ def read_back(state: Partition[Any], changelog: Sequence[Record]) -> Partition[A
     for _ in range(2):
         if state.reads_from >= len(changelog):
             state.forget()
-        log = [LogRecord(at, record.value, record.key) for at, record in enumerate(changelog)]
-        state.restore_all(log[state.reads_from :])
+        state.restore_all(as_read(changelog)[state.reads_from :])
         if state.is_proven:
             break
         state.forget()
     return state
+
+
+def as_read(changelog: Iterable[Record]) -> Log:
+    """The records as they are read back."""
+    return [LogRecord(at, record.value, record.key) for at, record in enumerate(changelog)]
 
 
 def digest_and_keys(changelog: Iterable[Record]) -> tuple[int, int]:
