@@ -118,6 +118,7 @@ class ChangelogRecovery(Recovery):
         begins, ends = await reader.beginning_offsets(list(parts)), await reader.end_offsets(list(parts))
         for tp, part in parts.items():
             if part.reads_from >= ends[tp]:
+                self.log.warning("a store that is ahead of its changelog is made anew: %s", tp)
                 part.forget()
             reader.seek(tp, max(begins[tp], part.reads_from))
         reading = _Reading(ends, stall_timeout_s)

@@ -143,6 +143,7 @@ async def test_a_store_of_a_log_that_had_more_is_made_anew(settings: Settings, s
     shutil.copytree(ahead, _stores(shorter))
     worker = start_tally(**STORE, namespace=shorter.namespace)
     await _count(shorter, worker, 2)
+    assert "a store that is ahead of its changelog is made anew" in worker.log.read_text()
 
 
 async def test_a_store_that_another_program_has_open_ends_the_worker_with_a_clear_error(
