@@ -80,6 +80,10 @@ class FollowedPartition:
         yield from self.values
         yield from [key for key in self._before if key not in self.values]
 
+    def knows(self, key: bytes) -> bool:
+        """Whether there is a key, or was at a position that is not forgotten."""
+        return key in self.values or key in self._before
+
     def value_at(self, key: bytes, position: int) -> bytes | None:
         """What a key had before the record at `position`."""
         for offset, before in self._before.get(key, ()):
@@ -143,6 +147,11 @@ class ChangelogView:
             if loop.time() > deadline_s:
                 raise PersonaError(f"nothing that was waited for came in {self.topic} for {FOLLOW_S:.0f} s.")
             await self._poll()
+
+    async def catch_up(self) -> None:
+        """Read on to where the changelog ends by now."""
+        ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(list(self._consumer.assignment()))
+        await self.follow(lambda: all(self.partitions[tp.partition].position >= end for tp, end in ends.items()))
 
     async def spans(self, stand: Stand, *, in_source: bool) -> dict[int, Span] | None:
         """Where a process stands, by partition; follows the changelog to there. None where it never stood there."""

@@ -11,6 +11,7 @@ from msgspec import Struct
 from persona_stream.audit.findings import CHANGELOG, Audit, Difference, sides
 from persona_stream.audit.holder import Holder, HolderError, Place
 from persona_stream.audit.processes import audit_processes
+from persona_stream.audit.redis_mirror import REDIS, audit_redis
 from persona_stream.audit.refold import audit_table
 from persona_stream.cli.cluster import reachable, with_topic_partitions
 from persona_stream.cli.console import err, out, print_table, quiet_libraries
@@ -35,6 +36,8 @@ class AuditOptions(Struct, frozen=True):
     workers: Sequence[str]
     limit: int
     as_json: bool
+    redis: bool | None = None
+    """Whether Redis is compared; None: if the settings name one."""
 
 
 class Report(Struct):
@@ -53,6 +56,8 @@ def run_audit(settings: Settings, options: AuditOptions) -> int:
     unknown = sorted(set(options.tables) - set(TABLES))
     if unknown:
         raise ConfigError(f"there is no table {unknown[0]}.", hint=f"The tables: {', '.join(TABLES)}.")
+    if options.redis and not settings.redis_url:
+        raise ConfigError("no Redis is known.", hint="Set PERSONA_REDIS_URL, such as redis://127.0.0.1:6379/0.")
     report = asyncio.run(_audit(connected(settings), options))
     if options.as_json:
         out.print(msgspec.json.encode(report, enc_hook=bytes).decode(), markup=False)
@@ -84,6 +89,9 @@ async def _audit(settings: Settings, options: AuditOptions) -> Report:
                 report.not_reached.append(error.message)
         async for audit in audit_processes(settings, holders, wanted):
             report.audits.append(audit)
+        if options.redis is not False and settings.redis_url:
+            async for audit in audit_redis(settings, wanted):
+                report.audits.append(audit)
     return report
 
 
@@ -124,7 +132,7 @@ def _print(report: Report, limit: int) -> None:
     print_table(["table", "in", *_COUNTS, ""], [_row(audit) for audit in report.audits], right=frozenset(_COUNTS))
     for reason in report.not_reached:
         err.print(f"not compared: {reason}", markup=False)
-    if all(audit.holder == CHANGELOG for audit in report.audits):
+    if all(audit.holder in {CHANGELOG, REDIS} for audit in report.audits):
         err.print("no worker or server was compared: none runs for this home; name them with --worker and --server.")
     differences = [difference for audit in report.audits for difference in audit.differences]
     for difference in differences[:limit]:

@@ -297,20 +297,24 @@ def audit(
     table: Annotated[list[str] | None, Parameter(help="Only this table; may be repeated.")] = None,
     server: Annotated[list[str] | None, Parameter(help="URL of a server to compare; may be repeated.")] = None,
     worker: Annotated[list[str] | None, Parameter(help="URL of a worker's own port; may be repeated.")] = None,
+    redis: Annotated[
+        bool | None, Parameter(negative="--no-redis", help="Compare Redis, or not. [if PERSONA_REDIS_URL is set]")
+    ] = None,
     limit: Annotated[int, Parameter(help="How many keys that differ are shown.")] = 20,
     json: Annotated[bool, Parameter(help="Print one JSON document.")] = False,
     flags: WorkerFlags = _WORKER,
 ) -> int:
     """Prove the tables: fold their source topics again, and compare every key.
 
-    Compares what changelogs hold with that, and what workers and servers hold
-    with the changelogs: by default those of this home's `up`. All go on meanwhile.
+    Compares what changelogs hold with that, and what workers, servers and Redis
+    hold with the changelogs: by default those of this home's `up`. All go on
+    meanwhile.
     Names each key that differs with the fields on both sides, and exits 1 if
     there is any.
     """
     from persona_stream.cli.audit_command import AuditOptions, run_audit
 
-    return run_audit(flags.load(), AuditOptions(table or [], server or [], worker or [], limit, json))
+    return run_audit(flags.load(), AuditOptions(table or [], server or [], worker or [], limit, json, redis))
 
 
 @app.command(group=_OPERATE, sort_key=6)

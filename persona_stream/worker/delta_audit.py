@@ -25,7 +25,7 @@ from persona_stream.worker.app import AgentSpec
 from persona_stream.worker.holdings import PartitionHolding, Taken
 
 SAMPLE_KEYS = 100
-"""Taken between two slices: encoding them holds the event loop for about two milliseconds."""
+"""Taken between two slices: encoding them holds the event loop for about half a millisecond."""
 SPAN_RECORDS = 5_000
 """So many records later, a sample is taken again."""
 SPAN_BYTES = 64 * 1024 * 1024
