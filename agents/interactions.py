@@ -144,7 +144,7 @@ class _SliceFold:
             if made and made[0].kind != _IMPRESSION:
                 # Showing an item is no visit: only what users do relates items.
                 self._relate(made[0], event.user, state)
-            if made and self._with_examples and event.type in POSITIVE_KINDS:
+            if made and event.type in POSITIVE_KINDS:
                 self._add_example(made[0], event, state)
             apply_event(state, event, ts_ms, self._rules)
             outcome = "applied"
@@ -185,14 +185,20 @@ class _SliceFold:
 
     def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
         impression = answered_impression(state, event, chosen.ts_ms, self._rules)
+        origin = chosen.source_partition, chosen.source_offset
+        negatives = [
+            ItemEvent(item, NOT_COUNTED, chosen.ts_ms, 0, *origin, chosen.segment, label=0)
+            for item in self._negatives(chosen, state, impression)
+        ]
+        self._events += negatives
+        if not self._with_examples:
+            # The items' state alone: a negative leaves where it came from, too.
+            return
         chosen.recent_items = co_visited(state)
         self._rows.add_user(state, chosen.ts_ms, self._rules.session_gap_ms)
         self._add_row(chosen, 1, event, state, impression)
-        for item in self._negatives(chosen, state, impression):
-            origin = chosen.source_partition, chosen.source_offset
-            negative = ItemEvent(item, NOT_COUNTED, chosen.ts_ms, 0, *origin, chosen.segment)
+        for negative in negatives:
             negative.recent_items = chosen.recent_items
-            self._events.append(negative)
             self._add_row(negative, 0, event, state, impression)
 
     def _add_row(

@@ -4,6 +4,8 @@ An event that is part of an example brings the user's side of its features along
 just before the event, and the row goes to `examples.v1`.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -53,6 +55,15 @@ class Items:
             out.emit(self._topics.examples, user, example)
         progress.advance(part)
         return out
+
+    @staticmethod
+    def fold(events: Sequence[ItemEvent], items: Partition[ItemState]) -> None:
+        """Fold events as they come from the interactions' fold, for the state alone."""
+        change, progress = items.change, items.progress
+        for event in events:
+            apply_item_event(change(event.item), event)
+        progress.watermark_ms = max([progress.watermark_ms, *[event.ts_ms for event in events]])
+        progress.events += len(events)
 
 
 def _decoded(part: Slice, record: KafkaRecord, out: Emissions) -> ItemEvent | None:

@@ -26,8 +26,7 @@ async def derive_items(
 ) -> tuple[Snapshot, dict[int, Partition[object]]]:
     """The items table as it stands now, and folded again as far. Raises UnderivableError."""
     topics = Topics(settings.namespace)
-    # With examples: an item that was shown as a negative keeps where that came from, too.
-    users = next(agent for agent in agent_specs(settings) if agent.table == "users")
+    users = next(agent for agent in agent_specs(settings, with_examples=False) if agent.table == "users")
     lost = sum((await log_starts(settings, users.source)).values())
     if lost:
         raise UnderivableError(f"{lost:,} events are gone")

@@ -59,6 +59,9 @@ class ServeFlags(Flags):
 
     http_host: Annotated[str | None, _flag("Address to listen on; 0.0.0.0 for all. [127.0.0.1]")] = None
     http_port: Annotated[int | None, _flag("Port of the HTTP server. [8080]")] = None
+    generation: Annotated[int | None, _flag("Answer from this generation, whatever is live; 0: the live one. [0]")] = (
+        None
+    )
     deadline_ms: Annotated[int | None, _flag("Default deadline of a ranking request, milliseconds. [50]")] = None
 
 

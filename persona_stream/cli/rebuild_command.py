@@ -14,7 +14,6 @@ from persona_stream.kafka.generations import Built, History, read_history
 from persona_stream.rebuild import switching
 from persona_stream.rebuild.build import Outcome, Rebuild, Wanted
 from persona_stream.rebuild.compare import Comparison
-from persona_stream.rebuild.writing import clean_up
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
 from persona_stream.vocabulary.topics import TABLES
@@ -101,7 +100,6 @@ async def _rebuild(settings: Settings, options: RebuildOptions) -> int:
     wanted = Wanted(tables=options.tables or TABLES, until_ms=options.until_ms, lateness_ms=options.lateness_ms)
     async with reachable(settings):
         history = await read_history(settings)
-        await clean_up(settings, history)
         outcome = await Rebuild(settings, history, wanted, progress_bar).run()
         _report(outcome)
         built = outcome.built

@@ -86,7 +86,7 @@ class Rebuild:
                 await self._fold(table)
         for table in tables:
             self._settle(table)
-        number = await next_number(self._settings, self._history.newest())
+        number = await next_number(self._settings, self._history)
         with self._bar("writing and reading back"):
             await write_generation(self._settings, number, tables)
         comparisons = [self._compare(table) for table in tables]

@@ -1,20 +1,23 @@
 """Source topics folded again, in one process: the agents' own folds, with as little as can be around them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from aiokafka import ConsumerRecord
 from msgspec import MsgspecError, Struct, field
 
+from agents.emissions import Emissions
+from agents.interactions import Interactions
+from agents.items import Items
 from models.topic_reader import OnProgress, read_topic
 from persona_stream.kafka.writer import Partitioner
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import LogRecord, Slice
+from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import parse_event, parse_item, parse_profile
-from persona_stream.vocabulary.messages import decode_example, decode_item_event
+from persona_stream.vocabulary.messages import ItemEvent, decode_example, decode_item_event
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec
 
@@ -68,15 +71,18 @@ async def fold_events(
     source = users.spec.source
     is_earlier = _earlier(settings, source, until_ms)
     into_items = IntoItems(settings, items) if items is not None else None
+    interactions = users.spec.fold
+    assert isinstance(interactions, Interactions)
     async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
         wanted = list(filter(is_earlier, records)) if is_earlier else records
         users.records += len(records)
         if not wanted:
             continue
         number = records[0].partition
-        out = users.spec.fold.process(Slice(source, number, wanted), users.partitions[number])
+        part = Slice(source, number, wanted)
+        made = interactions.fold(part, users.partitions[number], Emissions(Topics(settings.namespace)))
         if into_items is not None:
-            into_items.fold(out.by_topic.get(Topics(settings.namespace).item_events, ()))
+            into_items.fold(made)
     in_items_s = into_items.seconds if into_items is not None else 0.0
     users.seconds += perf_counter() - started_s - in_items_s
     if items is not None and into_items is not None:
@@ -90,21 +96,31 @@ class IntoItems:
 
     def __init__(self, settings: Settings, items: Folded) -> None:
         self._items = items
-        self._split = Partitioner(settings.partitions).split
+        self._partition_of = Partitioner(settings.partitions)
+        self._parts: list[list[ItemEvent]] = [[] for _ in range(settings.partitions)]
+        self._by_item: dict[str, list[ItemEvent]] = {}
         self.records = 0
         self.seconds = 0.0
 
-    def fold(self, made: Iterable[Any]) -> None:
+    def fold(self, made: Sequence[ItemEvent]) -> None:
         """Fold what a slice of events gave rise to."""
         started_s = perf_counter()
-        spec = self._items.spec
-        for number, records in self._split(made).items():
-            into = self._items.partitions[number]
-            first = into.progress.offset + 1
-            part = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(records)]
-            spec.fold.process(Slice(spec.source, number, part), into)
-            self.records += len(part)
+        by_item = self._by_item
+        for event in made:
+            part = by_item.get(event.item)
+            if part is None:
+                part = self._part_of(event.item)
+            part.append(event)
+        for number, events in enumerate(self._parts):
+            if events:
+                Items.fold(events, self._items.partitions[number])
+                events.clear()
+        self.records += len(made)
         self.seconds += perf_counter() - started_s
+
+    def _part_of(self, item: str) -> list[ItemEvent]:
+        part = self._by_item[item] = self._parts[self._partition_of(item.encode())]
+        return part
 
 
 def _earlier(settings: Settings, source: str, until_ms: int) -> Callable[[ConsumerRecord], bool] | None:

@@ -16,20 +16,20 @@ from persona_stream.rebuild.snapshot import Held
 from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import GenerationError
-from persona_stream.vocabulary.topics import TABLES, Topics, changelog_spec
+from persona_stream.vocabulary.topics import FIRST_GENERATION, TABLES, Topics, changelog_spec
 
 _MARK = Record(OWNER_KEY, b"rebuild")
 
 
-async def next_number(settings: Settings, newest: int) -> int:
-    """The number of the next generation: above every one that was made, or begun."""
-    return max(newest, *await _begun(settings), 1) + 1
+async def next_number(settings: Settings, history: History) -> int:
+    """The number of the next generation, above every one that was made, or begun.
 
-
-async def clean_up(settings: Settings, history: History) -> None:
-    """Delete what rebuilds left that did not get to their end."""
-    for number in await _begun(settings) - {*history.built(), *history.live().values()}:
+    What rebuilds have left that did not get to their end is deleted.
+    """
+    begun = await _begun(settings)
+    for number in begun - {*history.built(), *history.live().values()}:
         await delete_generation(settings, number)
+    return max(history.newest(), *begun, FIRST_GENERATION) + 1
 
 
 async def _begun(settings: Settings) -> set[int]:

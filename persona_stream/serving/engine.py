@@ -271,6 +271,9 @@ class Engine:
         order: Rows,
         k: int,
     ) -> None:
+        if self._settings.generation:
+            # The log of decisions is of what users were shown: training and experiments go by it.
+            return
         logged = ranked[:LOGGED_ITEMS]
         told = question.context.get(self._settings.segment_field)
         state = self._positions()

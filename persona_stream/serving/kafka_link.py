@@ -8,7 +8,7 @@ import structlog
 
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.serving.live_replica import LiveReplica
-from persona_stream.vocabulary.errors import ConfigError
+from persona_stream.vocabulary.errors import ConfigError, GenerationError
 
 FIRST_RETRY_S = 0.25
 LONGEST_RETRY_S = 5.0
@@ -45,7 +45,8 @@ class KafkaLink:
     async def run(self) -> None:
         """Connect, and connect again whenever that is needed, until cancelled.
 
-        Raises ConfigError, or aiokafka's ValueError, if the settings turn out wrong before it was ever connected.
+        Raises ConfigError, GenerationError, or aiokafka's ValueError, if the settings turn out wrong before it was ever
+        connected.
         """
         retry_s = FIRST_RETRY_S
         while True:
@@ -53,7 +54,7 @@ class KafkaLink:
                 await self._connect()
             except Exception as error:
                 # A server that has answered goes on answering, whatever becomes of the cluster.
-                if isinstance(error, ConfigError | ValueError) and not self._ever_connected:
+                if isinstance(error, ConfigError | GenerationError | ValueError) and not self._ever_connected:
                     raise
                 self._note(repr(error))
                 await asyncio.sleep(retry_s)

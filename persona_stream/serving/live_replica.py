@@ -12,6 +12,7 @@ from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import GenerationLog, History
 from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.topics import FIRST_GENERATION
 
 LOOK_S = 0.02
 """How often it is looked whether another generation has come as far: with events flowing, both move."""
@@ -45,13 +46,24 @@ class LiveReplica:
         await ensure_topics(self._settings)
         self._log = GenerationLog(self._settings)
         await self._log.start()
-        wanted = self._log.history.live()
-        if wanted != self.replica.generations and not self.replica.has_caught_up:
-            self._change_to(Replica(self._settings, wanted))
+        if not self.replica.has_caught_up:
+            self._change_to(self._wanted(self._log.history))
         # What is served is read on, even if another generation is live by now: that is changed to as ever.
         await self.replica.start()
+        if self._settings.generation:
+            return
         self._follower = asyncio.create_task(self._follow(self._log))
         self._follower.add_done_callback(self._note_failure)
+
+    def _wanted(self, history: History) -> Replica:
+        """The live generation, or that of the settings: what it lacks is the live one. Raises GenerationError."""
+        number = self._settings.generation
+        if not number:
+            return Replica(self._settings, history.live())
+        if number == FIRST_GENERATION:
+            return Replica(self._settings)
+        built = history.generation(number)
+        return Replica(self._settings, history.live() | dict.fromkeys(built.tables, number), built.until_ms)
 
     async def stop(self) -> None:
         """Stop reading; what is held stays and can still be asked."""

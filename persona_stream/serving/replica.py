@@ -85,7 +85,7 @@ class Replica:
         """`generations`: of each table, by default the first. `as_of_ms`: event time stands there; 0: it goes on."""
         self._settings = settings
         self._topics = Topics(settings.namespace)
-        self._as_of_ms = as_of_ms
+        self.as_of_ms = as_of_ms
         self.generations = {table: (generations or {}).get(table, FIRST_GENERATION) for table in TABLES}
         self.users: dict[str, bytes] = {}
         """Encoded UserState: decoding one costs about 20 us, holding objects costs the memory of ten."""
@@ -175,8 +175,8 @@ class Replica:
 
         On live events this is the clock; on a replayed year it is that year's end, and all servers agree on it.
         """
-        if self._as_of_ms:
-            return self._as_of_ms
+        if self.as_of_ms:
+            return self.as_of_ms
         wall_ms = time.time_ns() // 1_000_000
         clocks = [
             progress.watermark_ms + max(0, wall_ms - progress.appended_ms)

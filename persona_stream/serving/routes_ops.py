@@ -37,6 +37,8 @@ class Readiness(Struct):
     lag_events: int
     state_age_ms: int
     model: str
+    as_of_ms: int
+    """Event time that answers stand at, epoch milliseconds; 0: it goes on. See `persona-stream rebuild --until`."""
     kafka: str
     """`connected`, or why not."""
     tables: dict[str, TableFreshness]
@@ -64,6 +66,7 @@ async def readyz(request: web.Request) -> web.Response:
         lag_events=fresh.lag_events,
         state_age_ms=fresh.state_age_ms,
         model=fresh.model,
+        as_of_ms=state.replica.as_of_ms,
         kafka="connected" if state.link.writable else state.link.error,
         tables=fresh.tables,
         decisions_dropped=state.decisions.dropped,

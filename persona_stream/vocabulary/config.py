@@ -90,6 +90,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A click counts for an impression at most this much older."""
     segment_field: str = "segment"
     """The key in an event's `context` that names the user's segment (trending is kept by segment)."""
+    generation: NotNegative = 0
+    """The generation that a server answers from, whatever is live; it then logs no decisions. 0: the live one."""
     deadline_ms: Positive = 50
     """The default deadline of a ranking request."""
     audit_every_ms: NotNegative = 300_000

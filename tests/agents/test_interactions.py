@@ -210,7 +210,10 @@ def test_views_make_no_examples_and_a_state_alone_makes_none() -> None:
         KIND_INDEX[kind] for kind in ("click", "add_to_cart", "purchase")
     }
     alone = run(Interactions(ONE, with_examples=False), codec, slices(log, topic=EVENTS))
-    assert all(found.label == -1 for found in _item_events(alone))
+    assert not any(found.label == 1 or found.user_features for found in _item_events(alone))
+    # What was a negative knows where it came from all the same.
+    places = [(found.item, found.kind, found.source_offset) for found in with_examples]
+    assert [(found.item, found.kind, found.source_offset) for found in _item_events(alone)] == places
     assert alone.table() == _run(log).table()
 
 

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 from support.cluster import until
 from support.disturbed import assert_state_is_exact, under_load
 from support.live import MakeLive
-from support.processes import Process
 from support.questions import assert_replicas_equal_the_tables, get, questions, until_ready
-from support.rebuilds import records_after, start_rebuild, with_state
+from support.rebuilds import records_after, run_rebuild, with_state
 
 from persona_stream.cli.probe import any_free_port
 from persona_stream.vocabulary.topics import TABLES
@@ -32,14 +31,14 @@ async def test_switch_and_rollback_under_load_fail_no_request_and_lose_nothing(m
         never_back(ports[0]),
         never_back(ports[1]),
     ):
-        assert await _done(start_rebuild(namespace)) == 0
+        assert (await run_rebuild(namespace))[0] == 0
         for port in ports:
             await until_served(port, dict.fromkeys(TABLES, 2))
-        assert await _done(start_rebuild(namespace, "--table", "users")) == 0
+        assert (await run_rebuild(namespace, "--table", "users"))[0] == 0
         for port in ports:
             await until_served(port, {**dict.fromkeys(TABLES, 2), "users": 3})
-        assert await _done(start_rebuild(namespace, "--rollback")) == 0
-        assert await _done(start_rebuild(namespace, "--rollback")) == 0
+        for _ in range(2):
+            assert (await run_rebuild(namespace, "--rollback"))[0] == 0
         for port in ports:
             await until_served(port, dict.fromkeys(TABLES, 1))
         answered = asked.answered + asked_too.answered
@@ -82,9 +81,3 @@ async def _watch(port: int) -> None:
             assert events >= known.get(name, 0), (name, known, fresh)
             known[name] = events
         await asyncio.sleep(LOOK_S)
-
-
-async def _done(process: Process) -> int:
-    code = await asyncio.to_thread(process.wait, within_s=WITHIN_S)
-    print(process.log_tail())
-    return code

@@ -59,9 +59,9 @@ class Live(Struct):
         self.workers.append(worker)
         return worker
 
-    def start_server(self, port: int) -> Process:
-        """One more server, at a port of its own."""
-        server = start_server(self._told(http_port=port), self.folder / f"server-{len(self.servers)}.log")
+    def start_server(self, port: int, **changed: object) -> Process:
+        """One more server, at a port of its own; settings may be changed."""
+        server = start_server(self._told(http_port=port, **changed), self.folder / f"server-{len(self.servers)}.log")
         self.servers.append(server)
         return server
 

@@ -125,6 +125,8 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_STORE_VALUES": str(settings.store_values),
         "PERSONA_WORKER_PORT": str(settings.worker_port),
         "PERSONA_HTTP_PORT": str(settings.http_port),
+        "PERSONA_GENERATION": str(settings.generation),
+        "PERSONA_SESSION_GAP_MS": str(settings.session_gap_ms),
         "PERSONA_AUDIT_EVERY_MS": str(settings.audit_every_ms),
         "PERSONA_AUDIT_VALUES": str(settings.audit_values).lower(),
         "PERSONA_REDIS_URL": settings.redis_url,

@@ -1,8 +1,10 @@
 """Rebuilds in tests: a namespace with state to rebuild, the rebuild itself, and the command as a process."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -14,9 +16,10 @@ from persona_stream.vocabulary.topics import TABLES
 from support.cluster import write_keyed
 from support.disturbed import shopping_records
 from support.live import Live, MakeLive, prepared
-from support.processes import Process, settings_env
+from support.processes import Process, settings_env, start_module
 
 SEED = 5
+REBUILD_S = 60
 
 
 @contextmanager
@@ -31,11 +34,25 @@ async def rebuilt(namespace: Live, **wanted: object) -> Outcome:
     return await Rebuild(namespace.settings, history, Wanted(**wanted), no_bar).run()
 
 
-def start_rebuild(namespace: Live, *arguments: str) -> Process:
-    """`persona-stream rebuild`, as a user starts it."""
-    log = namespace.folder / f"rebuild-{len(list(namespace.folder.glob('rebuild-*')))}.log"
+def start_rebuild(namespace: Live, *arguments: str, **changed: object) -> Process:
+    """`persona-stream rebuild`, as a user starts it; settings may be changed."""
     command = [sys.executable, "-m", "persona_stream", "rebuild", *arguments]
-    return Process(command, log, settings_env(namespace.settings))
+    return Process(command, _new_log(namespace), settings_env(msgspec.structs.replace(namespace.settings, **changed)))
+
+
+async def run_rebuild(namespace: Live, *arguments: str, **changed: object) -> tuple[int, str]:
+    """Its exit code, and what it said."""
+    process = start_rebuild(namespace, *arguments, **changed)
+    return await asyncio.to_thread(process.wait, within_s=REBUILD_S), process.log_tail()
+
+
+def start_doomed_rebuild(namespace: Live) -> Process:
+    """A rebuild that kills itself (SIGKILL) in the middle of writing."""
+    return start_module("support.doomed_rebuild", namespace.settings, _new_log(namespace))
+
+
+def _new_log(namespace: Live) -> Path:
+    return namespace.folder / f"rebuild-{len(list(namespace.folder.glob('rebuild-*')))}.log"
 
 
 def records_after(count: int, more: int) -> list[Record]:
