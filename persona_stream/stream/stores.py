@@ -209,16 +209,22 @@ class Store:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._db.close()
+        self.close()
+        self.is_closed = False
         self._remove()
         self._db = self._opened()
         self.mark = None
 
     def close(self) -> None:
         """Close the files; they are kept."""
-        if not self.is_closed:
-            self.is_closed = True
+        if self.is_closed:
+            return
+        self.is_closed = True
+        try:
             self._db.close()
+        except Exception as error:
+            # What could not be put into a file is in RocksDB's own log, or is read back from the changelog.
+            logger.warning("store %s was not closed cleanly: %s", self._path, error)
 
     def _opened(self) -> Rdict:
         if (self._path / _REBUILD).exists():

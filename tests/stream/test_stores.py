@@ -1,8 +1,10 @@
 """Stores on disk: who has which folder, what is kept, and what becomes of files that can't be used."""
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,39 @@ def test_a_home_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "stores").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="can't be used"):
         Stores(tmp_path / "stores", "").open(TOPIC, 0)
+
+
+@contextmanager
+def _no_file_beyond(size_bytes: int) -> Iterator[None]:
+    """A disk that is full, as a file sees it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_an_error_and_what_was_written_before_it_stays_whole(tmp_path: Path, stores: Stores) -> None:
+    store = stores.open(TOPIC, 0)
+    written = 0
+
+    def write_on() -> None:
+        nonlocal written
+        for number in range(1000):
+            store.write({b"k%d" % number: os.urandom(1000), b"last": b"%d" % number}, Mark(number, b"p", 0, number + 1))
+            written += 1
+
+    with _no_file_beyond(200_000), pytest.raises(StoreError, match="can't be used") as raised:
+        write_on()
+    assert "space" in raised.value.hint
+    assert written > 100
+    stores.close()
+    again = Stores(tmp_path, "").open(TOPIC, 0)
+    assert again.mark is not None
+    assert again.mark.offset >= written - 1
+    assert again.get(b"last") == b"%d" % again.mark.offset
+    assert sum(1 for _ in again.entries()) == again.mark.keys + 1
 
 
 def test_stores_that_nobody_used_for_long_are_deleted_at_the_start(tmp_path: Path, stores: Stores) -> None:
