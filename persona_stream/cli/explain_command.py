@@ -27,7 +27,7 @@ def run_explain(settings: Settings, decision_id: str, *, user: str | None, as_js
     started_s = time.monotonic()
     explanation = asyncio.run(_explain(connected(settings), decision_id, user))
     if as_json:
-        out.print(msgspec.json.format(msgspec.json.encode(explanation)).decode(), markup=False)
+        print(msgspec.json.format(msgspec.json.encode(explanation)).decode())
     else:
         _print(explanation)
         err.print(f"{explanation.records_folded:,} records folded in {time.monotonic() - started_s:.1f} s")
@@ -49,7 +49,7 @@ def _print(explanation: Explanation) -> None:
         ("made", f"{told.made}, as of {told.as_of} in event time"),
         ("asked", f"{told.asked or 'not told'} for {told.user}{f', slot {told.slot}' if told.slot else ''}"),
         ("policy", f"{told.policy}, model {told.model or 'none'}, fallback {told.fallback or 'none'}"),
-        ("items", f"{len(explanation.items)} shown of {told.candidates} candidates"),
+        ("items", f"{len(explanation.items)} shown of {told.candidates} candidates{_propensities(explanation.items)}"),
     ]
     for name, text in [*rows, *_user_rows(explanation.user)]:
         out.print(f"{name:<10}{text}", markup=False)
@@ -59,6 +59,11 @@ def _print(explanation: Explanation) -> None:
         out.print(f"{'note':<10}{note}", markup=False)
     _print_items(explanation.items)
     _print_verdict(explanation)
+
+
+def _propensities(items: list[ItemThen]) -> str:
+    told = ", ".join(dict.fromkeys(f"{item.propensity:g}" for item in items))
+    return f", propensity {told}" if told else ""
 
 
 def _user_rows(user: UserView | None) -> list[tuple[str, str]]:

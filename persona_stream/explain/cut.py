@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from models.topic_reader import bounds
+from persona_stream.kafka.generations import read_history
+from persona_stream.serving.views import rfc3339
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Decision
 from persona_stream.vocabulary.topics import Topics
@@ -40,6 +42,8 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
         for place in state.unsettled
         if place.startswith(_UNCOUNTED)
     ]
+    if state.generations:
+        notes += await _of_generations(settings, state.generations)
     return Cut(
         users=_after(state.users),
         items=_after(state.items),
@@ -49,6 +53,24 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
         counted=dict(zip(decision.ranked, decision.counted, strict=bool(decision.counted))),
         notes=notes,
     )
+
+
+async def _of_generations(settings: Settings, generations: Mapping[str, int]) -> list[str]:
+    """What generations hold that a fold of the log by today's settings does not give."""
+    built = (await read_history(settings)).built()
+    notes = []
+    for table, number in generations.items():
+        made = built.get(number)
+        if made is not None and made.lateness_ms is not None:
+            notes.append(
+                f"{table} was in generation {number}, folded with a lateness of {made.lateness_ms} ms: the"
+                " late events in it are not folded here"
+            )
+        if made is not None and made.until_ms:
+            notes.append(
+                f"{table} was in generation {number}, which holds what happened before {rfc3339(made.until_ms)}"
+            )
+    return notes
 
 
 def _after(offsets: Sequence[int]) -> Ends:

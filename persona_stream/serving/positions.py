@@ -2,6 +2,10 @@
 
 from persona_stream.serving.replica import Replica, TableView
 from persona_stream.vocabulary.messages import Positions
+from persona_stream.vocabulary.topics import FIRST_GENERATION
+
+# The learner's value tells by itself how far it is.
+_BY_OFFSET = ("users", "items", "catalogue", "profiles")
 
 
 class PositionsNow:
@@ -23,14 +27,24 @@ class PositionsNow:
     def _collect(self) -> Positions:
         tables = self._replica.tables
         whole = self._replica.has_caught_up
-        held = {name: self._offsets(tables[name]) for name in Positions.__struct_fields__ if name in tables}
+        held = {name: self._offsets(tables[name]) for name in _BY_OFFSET}
+        generations = {
+            table: number for table, number in self._replica.generations.items() if number != FIRST_GENERATION
+        }
         unsettled = [
             f"{name}/{partition}"
             for name in held
             for partition in range(self._partitions)
             if not whole or partition in tables[name].unsettled
         ]
-        return Positions(**held, unsettled=unsettled)
+        return Positions(
+            users=held["users"],
+            items=held["items"],
+            catalogue=held["catalogue"],
+            profiles=held["profiles"],
+            generations=generations,
+            unsettled=unsettled,
+        )
 
     def _offsets(self, view: TableView) -> list[int]:
         progress = view.progress

@@ -59,6 +59,8 @@ class Positions(Struct, kw_only=True, omit_defaults=True, gc=False):
     items: list[int]
     catalogue: list[int]
     profiles: list[int]
+    generations: dict[str, int] = {}
+    """Of tables that were not in their first generation."""
     unsettled: list[str] = []
     """`table/partition` of which a change had been read in part: some of its keys were newer than the position."""
 

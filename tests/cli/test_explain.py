@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import numpy as np
+import onnx
 import orjson
 import pytest
 from msgspec import Struct
@@ -16,10 +17,12 @@ from support.live import Live, live, prepared
 from support.logs import T0_MS, event
 from support.questions import until_holds_all, until_ready
 
+from models.ranker import HASH_PROPERTY, NAMES_PROPERTY
 from persona_stream.cli.probe import any_free_port
-from persona_stream.kafka.writer import Record
+from persona_stream.kafka.generations import Built, Change, write_change
+from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.ids import new_id
-from persona_stream.vocabulary.messages import Decision, decode_decision, encode_json
+from persona_stream.vocabulary.messages import Decision, ModelRecord, decode_decision, encode, encode_json
 from tables.features import FEATURE_NAMES
 
 Call = Callable[..., Any]
@@ -61,7 +64,7 @@ async def _made(namespace: Live) -> Made:
         # From here on, all that could change the answers happens.
         await _publish(namespace, [_event(f"l{n}", "u1", "pot", 200 + n) for n in range(LATER_EVENTS)])
         await _publish(namespace, [_event("l", "nobody", "mug", 300)])
-        await _tell_items(namespace, lamp="active", tea="hidden")
+        await _tell_items(namespace, lamp="active", tea="hidden", new="active")
         await until_holds_all(namespace, port)
         ids["later"] = await _rank(session, "u1", ["mug", "lamp", "tea", "pot"])
     await until(lambda: _are_logged(namespace, len(ids)), within_s=30, what="the decisions are logged")
@@ -213,6 +216,46 @@ def test_other_differences_are_named_by_their_step(made: Made, call: Call) -> No
     assert "state" in _steps(call, made, _plant(made, user_applied=made.decisions["history"].user_applied + 100))
 
 
+def test_what_came_of_the_moment_is_taken_as_it_was(made: Made, call: Call) -> None:
+    for fallback in ("deadline", "model-error"):
+        assert _steps(call, made, _plant(made, fallback=fallback)) == []
+
+
+def test_what_is_gone_is_told(made: Made, call: Call) -> None:
+    # Of `new` the topic has only what came after the decision: it may have been compacted.
+    explained = _json(call, made, _plant(made, withheld=["lamp", "new"]))
+    assert explained["notes"] == [
+        "the catalogue has only a newer version of new: whether it was withheld can't be told"
+    ]
+    assert explained["same"]
+    explained = _json(call, made, _plant(made, policy="ranker", model="ranker/v9", fallback=None))
+    assert explained["notes"] == ["the ranker of then is gone: model ranker has no version v9; it has: none."]
+    assert {difference["step"] for difference in explained["differences"]} == {"policy"}
+
+
+def test_a_generation_that_was_folded_otherwise_is_told(made: Made, call: Call) -> None:
+    built = Built(number=2, at_ms=1, tables=["users"], events=1, keys=1, lateness_ms=7_200_000)
+    asyncio.run(_note_generation(made.namespace, Change(at_ms=1, why="built", live={}, built=built)))
+    state = made.decisions["history"].state
+    assert state is not None
+    planted = _plant(made, state=msgspec.structs.replace(state, generations={"users": 2, "items": 3}))
+    explained = _json(call, made, planted)
+    assert explained["notes"] == [
+        "users was in generation 2, folded with a lateness of 7200000 ms: the late events in it are not folded here"
+    ]
+
+
+def test_features_defined_otherwise_are_compared_by_the_names_that_their_ranker_has(made: Made, call: Call) -> None:
+    names = ("once", *FEATURE_NAMES[1:])
+    asyncio.run(_publish_ranker_of(made.namespace, "v7", "old", names))
+    columns = np.frombuffer(made.decisions["history"].features, dtype=np.float32).copy().reshape(-1, len(names))
+    columns[0, :2] += 1
+    planted = _plant(made, feature_hash="old", model="ranker/v7", features=columns.tobytes())
+    differences = _json(call, made, planted)["differences"]
+    assert [one["step"] for one in differences] == ["definition", "policy", "features"]
+    assert differences[-1]["feature"] == FEATURE_NAMES[1]
+
+
 def test_a_decision_that_does_not_tell_its_state_is_explained_by_its_time(made: Made, call: Call) -> None:
     young = {"asked": "", "k": 0, "ranked": [], "withheld": [], "segment": None, "user_applied": -1, "learner": []}
     old = _plant(made, "history", state=None, **young)
@@ -228,6 +271,34 @@ def _plant(made: Made, name: str = "history", **changed: Any) -> Decision:
     record = Record(planted.user.encode(), encode_json(planted))
     asyncio.run(write_keyed(made.namespace.settings, made.namespace.topics.decisions, [record]))
     return planted
+
+
+async def _note_generation(namespace: Live, change: Change) -> None:
+    writer = BatchWriter(namespace.settings, client_id="test")
+    await writer.start()
+    try:
+        await write_change(writer, namespace.settings, change)
+    finally:
+        await writer.stop()
+
+
+async def _publish_ranker_of(namespace: Live, version: str, feature_hash: str, names: tuple[str, ...]) -> None:
+    """A ranker of other features, as one of an older version would be: `publish` would refuse it."""
+    shape = [None, len(names)]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["features"], ["scores"])],
+        "ranker",
+        [onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, shape)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.helper.set_model_props(
+        model, {HASH_PROPERTY: feature_hash, NAMES_PROPERTY: msgspec.json.encode(names).decode()}
+    )
+    record = ModelRecord("ranker", version, model.SerializeToString(), {}, 0)
+    await write_keyed(
+        namespace.settings, namespace.topics.models, [Record(f"ranker/{version}".encode(), encode(record))]
+    )
 
 
 def _on(made: Made) -> dict[str, Any]:
