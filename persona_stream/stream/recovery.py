@@ -30,6 +30,8 @@ from persona_stream.vocabulary.errors import RecoveryError
 FETCH_BYTES = 1024 * 1024
 POLL_MS = 1000
 TOLD_EVERY_S = 5.0
+STOP_S = 2.0
+"""How long the end of a recovery waits for its connection to close; a stuck one closes when its fetch times out."""
 
 
 class RecoveringApp(Protocol):
@@ -95,7 +97,7 @@ class ChangelogRecovery(Recovery):
             await self._read(reader, {tp: tables[tp] for tp in lost}, app.settings.stall_timeout_ms / 1000)
             self._whole.update(lost)
         finally:
-            await reader.stop()
+            await _stopped(reader)
 
     async def _read(
         self, reader: AIOKafkaConsumer, tables: dict[TP, ChangelogTable[Any]], stall_timeout_s: float
@@ -177,6 +179,12 @@ class _Reading:
             return False
         self._told_s = now_s
         return True
+
+
+async def _stopped(reader: AIOKafkaConsumer) -> None:
+    # A task of its own: aiokafka may end its stop() with the CancelledError of one of its own tasks. It would hide the
+    # error that ended the recovery, and the worker would wait in silence.
+    await asyncio.wait([asyncio.create_task(reader.stop())], timeout=STOP_S)
 
 
 async def _changed_by_others(writer: FencedWriter, reader: AIOKafkaConsumer, tps: Iterable[TP]) -> set[TP]:

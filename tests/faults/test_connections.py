@@ -8,16 +8,20 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.cluster import until
 from support.disturbed import WITHIN_S, assert_state_is_exact, load_for, under_load
 from support.ledger import Ledger
 from support.live import Live, MakeLive, live, prepared
+from support.processes import start_module
 from support.questions import assert_replicas_equal_the_tables, questions, until_ready
+from support.tally import create_topics, until_counted, write_versions
 from support.tcp_proxy import HOST, TcpProxy
 
 from persona_stream.broker import EmbeddedBroker, server
 from persona_stream.cli.probe import any_free_port
+from persona_stream.vocabulary.config import Settings
 
 pytestmark = pytest.mark.faults
 
@@ -161,6 +165,39 @@ async def test_connections_that_are_cut_stalled_and_narrowed_change_nothing(
         await assert_replicas_equal_the_tables(namespace, [port])
     for act, times in Counter(acts).items():
         ledger.add(f"connections of a worker and a server to Kafka {act}", times)
+
+
+async def test_a_recovery_that_does_not_get_on_ends_with_an_error_and_the_next_gets_through(
+    broker: EmbeddedBroker, proxied: Proxied, tmp_path: Path, ledger: Ledger
+) -> None:
+    direct = Settings(kafka=broker.bootstrap, namespace="stuck", partitions=1, home=tmp_path, stall_timeout_ms=3000)
+    through = msgspec.structs.replace(direct, kafka=proxied.address)
+    await create_topics(direct)
+    await write_versions(direct, keys=100, versions=20, value_bytes=16 * 1024)
+    async with TcpProxy(proxied.own, port=proxied.advertised) as proxy:
+        # A fetch takes about a second, and it says how far it is after five.
+        proxy.rate_bytes_s = 1 << 20
+        worker = start_module("support.tally", through, tmp_path / "stuck.log", "fold")
+        try:
+
+            async def says(what: str) -> bool:
+                return what in worker.log.read_text()
+
+            await until(partial(says, "offsets left in"), within_s=WITHIN_S, what="a recovery under way")
+            proxy.stall()
+            await until(partial(says, "can't be read past offset"), within_s=WITHIN_S, what="the error told")
+            # It would end by itself, after the 20 s in which it tries to drain.
+            proxy.flow()
+            proxy.rate_bytes_s = None
+            assert await asyncio.to_thread(worker.wait, within_s=WITHIN_S) == 1
+        finally:
+            worker.kill()
+        worker = start_module("support.tally", through, tmp_path / "next.log", "fold")
+        try:
+            await until_counted(direct, worker)
+        finally:
+            worker.kill()
+    ledger.add("a recovery that does not get on: ended with an error, started again", 1)
 
 
 async def _started(namespace: Live) -> int:

@@ -118,6 +118,20 @@ async def read_all(bootstrap: str, topic: str) -> list[ConsumerRecord]:
     return [record for tp in sorted(found) for record in found[tp]]
 
 
+async def read_last(bootstrap: str, topic: str, count: int) -> list[ConsumerRecord]:
+    """The records at the last `count` offsets of each partition."""
+    found: list[ConsumerRecord] = []
+    async with _consumer(bootstrap) as consumer:
+        ends = await consumer.end_offsets(await _partitions(bootstrap, topic))
+        consumer.assign(list(ends))
+        for tp, end in ends.items():
+            consumer.seek(tp, max(0, end - count))
+        while [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                found += records
+    return found
+
+
 async def read_table(bootstrap: str, changelog: str) -> Table:
     """What a changelog says: every key's last value, tombstones left out."""
     table: Table = {}

@@ -48,6 +48,12 @@ class Process:
         """What it said last."""
         return self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
 
+    def peak_bytes(self) -> int:
+        """The most memory it has had."""
+        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (peak,) = [line.split()[1] for line in status if line.startswith("VmHWM:")]
+        return int(peak) * 1024
+
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         if self.exit_code() is None:

@@ -8,6 +8,7 @@ Values that it obeys: `forget` deletes the key, `raise` raises, `hang` never com
 """
 
 import asyncio
+import os
 import sys
 import threading
 from collections import Counter
@@ -19,8 +20,9 @@ import orjson
 from faust.types import StreamT
 
 from agents.emissions import Emissions
+from persona_stream.kafka.writer import Record
 from persona_stream.stream.consumer import SliceSchema
-from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.partition import PROGRESS_KEY, Codec, Partition, Progress, decode_progress
 from persona_stream.stream.recovery import ChangelogRecovery
 from persona_stream.stream.slices import Slice
 from persona_stream.stream.table import ChangelogTable
@@ -29,7 +31,8 @@ from persona_stream.vocabulary.logs import configure_logging
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec, build_app
 from persona_stream.worker.run import run_worker
-from support.cluster import create_topic
+from support.cluster import create_topic, end_offsets, read_last, until, write
+from support.processes import Process
 
 COUNT = Codec[int](new=int, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(int).decode)
 TABLE = "tally"
@@ -56,6 +59,33 @@ async def create_topics(settings: Settings) -> None:
     await create_topic(settings.kafka, source(settings), settings.partitions)
     await create_topic(settings.kafka, journal(settings), 1)
     await create_topic(settings.kafka, changelog(settings), settings.partitions, {"cleanup.policy": "compact"})
+
+
+async def write_versions(settings: Settings, *, keys: int, versions: int, value_bytes: int) -> None:
+    """Fill the changelog of partition 0 with values that the tally never touches, and one key, `a`, that it counts."""
+    for version in range(versions):
+        filler = os.urandom(64) * (value_bytes // 64)
+        records = [Record(f"k{number}".encode(), filler) for number in range(keys)]
+        progress = Record(PROGRESS_KEY, msgspec.msgpack.encode(Progress(offset=version)))
+        await write(settings, changelog(settings), {0: [*records, Record(b"a", COUNT.encode(version + 1)), progress]})
+    # All of which is in the table.
+    await write(settings, source(settings), {0: [Record(b"a", b"x")] * versions})
+
+
+async def until_counted(settings: Settings, worker: Process) -> None:
+    """Wait until all of partition 0, with one more record, is in the changelog as it must be."""
+    await write(settings, source(settings), {0: [Record(b"a", b"x")]})
+    end = (await end_offsets(settings.kafka, source(settings)))[0]
+
+    async def counted() -> bool:
+        # The last slice's changes.
+        last = {record.key: record.value for record in await read_last(settings.kafka, changelog(settings), 10)}
+        if PROGRESS_KEY not in last or decode_progress(last[PROGRESS_KEY]).offset < end - 1:
+            return False
+        assert COUNT.decode(last[b"a"]) == end
+        return True
+
+    await until(counted, within_s=60, what="state read back, and one more counted", check=worker.check_alive)
 
 
 class Tally:
