@@ -44,8 +44,11 @@ class Holding(Protocol):
     def kept_digest(self) -> int | None:
         """The digest as kept change by change, None where none is kept."""
 
-    def keys(self) -> list[str]:
-        """The keys held now."""
+    def __len__(self) -> int:
+        """How many keys are held now."""
+
+    def keys(self) -> Iterator[str]:
+        """The keys held now; those that come later may be among them."""
 
     def encoded(self, key: str) -> bytes | None:
         """A key's value as bytes, None where it is not held; equal values give equal bytes."""
@@ -107,7 +110,7 @@ def sum_buckets(entries: Iterable[tuple[bytes, int]]) -> list[Bucket]:
 
 async def steps(holding: Holding, wanted: Collection[int] | None = None) -> AsyncIterator[Step]:
     """Every entry in the wanted buckets (None: all), step by step. Raises MovedError."""
-    keys = iter(holding.keys())
+    keys = holding.keys()
     left = True
     while left:
         started_s = perf_counter()

@@ -3,6 +3,7 @@
 What is told is digests and keys. A value is shown only where the setting `audit_values` allows it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -30,6 +31,8 @@ LISTED = "/internal/holdings"
 _ONE = LISTED + "/{table}/{partition}"
 ALL_PARTITIONS = "all"
 """In a path, where partitions are not told apart."""
+
+WRITE_S = 5.0
 
 REFUSALS = {
     404: f"Not held here: {LISTED} lists what is.",
@@ -94,7 +97,7 @@ def _view(holding: Holding) -> HoldingView:
         partition=holding.partition,
         changelog=holding.changelog,
         stand=holding.stand(),
-        keys=len(holding.keys()),
+        keys=len(holding),
         digest=None if kept is None else digest_text(kept),
     )
 
@@ -127,9 +130,10 @@ async def entries(request: web.Request) -> web.StreamResponse:
     await answer.prepare(request)
     try:
         async for step in steps(holding, wanted if "buckets" in request.query else range(BUCKETS)):
-            await answer.write(_encode(step) + b"\n")
+            # Whoever reads slowly must not keep files of a store open that is another worker's by then.
+            await asyncio.wait_for(answer.write(_encode(step) + b"\n"), WRITE_S)
         await answer.write(b"{}\n")
-    except MovedError:
+    except (MovedError, TimeoutError):
         # Without the last, empty line it is not whole.
         pass
     await answer.write_eof()

@@ -4,7 +4,7 @@ A replica is laid out for serving: items as columns, without what only their fol
 An audit compares the two, so both stand here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -101,9 +101,12 @@ class ReplicaHolding:
     def kept_digest(self) -> None:
         """None is kept: a server's time belongs to its answers."""
 
-    def keys(self) -> list[str]:
+    def __len__(self) -> int:
+        return self._replica.tables[self.table].keys()
+
+    def keys(self) -> Iterator[str]:
         """The keys held now."""
-        return self._served.keys(self._replica)
+        return iter(self._served.keys(self._replica))
 
     def encoded(self, key: str) -> bytes | None:
         """What is served of a key."""

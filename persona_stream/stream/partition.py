@@ -115,6 +115,14 @@ class Partition(Generic[V]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def keys(self) -> Iterator[str]:
+        """Every key as of now, one by one, while the partition goes on."""
+        return iter(self.in_memory())
+
+    def in_memory(self) -> list[str]:
+        """The keys whose values are in memory as of now."""
+        return list(self._values)
+
     def get(self, key: str) -> V | None:
         """The value of a key, or None. Changing it needs `change`."""
         value = self._values.get(key)

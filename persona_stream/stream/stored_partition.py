@@ -74,6 +74,10 @@ class StoredPartition(Partition[V]):
             if key not in newer:
                 yield key
 
+    def keys(self) -> Iterator[str]:
+        """Every key as of now, one by one, while the partition goes on."""
+        return iter(self)
+
     def get(self, key: str) -> V | None:
         """The value of a key, or None. Changing it needs `change`."""
         self._load(key)

@@ -104,7 +104,7 @@ class DeltaAudit:
         """Keys that are not as they should be, and how many were looked at. Raises SkippedError."""
         started_s = time.perf_counter()
         ring_start = self._turn * _GOLDEN & DIGEST_MASK
-        keys = await asyncio.to_thread(_sample, holding.keys(), ring_start)
+        keys = await asyncio.to_thread(_sample, holding.in_memory(), ring_start)
         before = _take(holding, keys)
         metrics.AUDIT_SECONDS.inc(time.perf_counter() - started_s)
         await _until_more(holding, before, until_s)

@@ -1,6 +1,6 @@
 """What a worker holds, for an audit: the partitions that it folds into."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -55,9 +55,13 @@ class PartitionHolding:
     def __len__(self) -> int:
         return len(self._held)
 
-    def keys(self) -> list[str]:
+    def keys(self) -> Iterator[str]:
         """The keys held now."""
-        return list(self._held)
+        return self._held.keys()
+
+    def in_memory(self) -> list[str]:
+        """Those whose values are in memory: RocksDB itself checks what is on disk."""
+        return self._held.in_memory()
 
     def encoded(self, key: str) -> bytes | None:
         """As the changelog would have it."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import orjson
+import pytest
 from support.cluster import write_keyed
 from support.disturbed import item_records, shopping_records, under_load
 from support.flipping import FLIPPED
@@ -75,10 +76,13 @@ def _named(done: "subprocess.CompletedProcess[str]", kind: str) -> set[tuple[str
     return {(table, key) for table, key in found}
 
 
-async def test_a_bit_flipped_in_memory_is_named_and_nothing_else_is(make_live: MakeLive, run: Run) -> None:
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+async def test_a_bit_flipped_where_it_is_held_is_named_and_nothing_else_is(
+    make_live: MakeLive, run: Run, store: str
+) -> None:
     events = shopping_records(EVENTS, seed=1)
     in_worker, in_server = ["users/u1", "items/i3", "catalogue/i5"], ["users/u2", "items/i4", "catalogue/i6"]
-    async with _system(make_live, in_worker, in_server, events) as system:
+    async with _system(make_live, in_worker, in_server, events, store=store, store_values=5) as system:
         clean = await system.audit(run)
         assert clean.returncode == 0, clean.stdout + clean.stderr
         assert _differ(clean, "worker") == _differ(clean, "server") == CLEAN

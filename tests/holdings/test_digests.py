@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -35,8 +36,11 @@ class Held:
 
     def kept_digest(self) -> None: ...
 
-    def keys(self) -> list[str]:
-        return list(self.values)
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def keys(self) -> Iterator[str]:
+        return iter(list(self.values))
 
     def encoded(self, key: str) -> bytes | None:
         time.sleep(self._seconds)

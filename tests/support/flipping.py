@@ -16,6 +16,7 @@ from persona_stream.serving import server
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.state import ServerState
 from persona_stream.stream.partition import Codec, Partition
+from persona_stream.stream.stored_partition import StoredPartition
 from persona_stream.vocabulary.config import Settings
 from persona_stream.worker import run
 from persona_stream.worker.app import WorkerApp
@@ -38,10 +39,13 @@ def flip(codec: Codec[Any], raw: bytes) -> bytes:
 
 
 def flip_in_partition(codec: Codec[Any], part: Partition[Any], key: str) -> None:
-    """As the partition holds it: an object once it was used, bytes before."""
-    held = part._values[key]
+    """As the partition holds it: on disk, an object once it was used, or bytes before."""
     wrong = flip(codec, part.encoded(key) or b"")
-    part._values[key] = wrong if isinstance(held, bytes) else codec.decode(wrong)
+    if isinstance(part, StoredPartition):
+        part._values.pop(key, None)
+        part._store.write({key.encode(): wrong}, part._store.mark)
+        return
+    part._values[key] = wrong if isinstance(part._values[key], bytes) else codec.decode(wrong)
 
 
 def flip_in_worker(app: WorkerApp, name: str, key: str) -> None:
