@@ -25,8 +25,8 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import TABLES, Topics, changelog_spec, topic_specs
 from persona_stream.worker.app import AgentSpec, agent_specs
 
-CLOCK_SLACK_MS = 60_000
-"""How far the clocks of two machines may be apart."""
+CLOCK_SLACK_MS = 10_000
+"""How far the clocks of two brokers may be apart."""
 
 Bar = Callable[[str], AbstractContextManager[OnProgress]]
 """Shows how far a piece of work is, under a name."""
@@ -71,6 +71,8 @@ class Rebuild:
         self._specs = {spec.table: spec for spec in agent_specs(folding, with_examples=False)}
         self._live: dict[str, Snapshot] = {}
         self._failures: dict[str, str] = {}
+        self._since: dict[int, int] | None = None
+        """Where item events end of which all is folded; None while events come: then it goes by time."""
         self._taken: dict[str, int] = {}
 
     async def run(self) -> Outcome:
@@ -115,6 +117,8 @@ class Rebuild:
                 self._live[table] = await read_snapshot(self._settings, changelog)
                 continue
             ends = await end_offsets(self._settings, self._topics.item_events)
+            if covers(await end_offsets(self._settings, self._topics.events))(self._live["users"]):
+                self._since = ends
             self._live[table] = snapshot = await read_snapshot(self._settings, changelog, covers(ends))
             behind = sum(max(0, end - snapshot[number].folded) for number, end in ends.items())
             if behind and not covers(ends)(snapshot):
@@ -151,7 +155,10 @@ class Rebuild:
         They were written after the users' progress was; among them are some that were folded already, which the items
         know by their source offset.
         """
-        since = await offsets_at(self._settings, self._topics.item_events, await self._earliest_ms() - CLOCK_SLACK_MS)
+        since = self._since
+        if since is None:
+            at_ms = await self._earliest_ms() - CLOCK_SLACK_MS
+            since = await offsets_at(self._settings, self._topics.item_events, at_ms)
         for number, start in since.items():
             items.partitions[number].progress.offset = start - 1
         if "items" in self._failures:
