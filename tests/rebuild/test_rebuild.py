@@ -1,25 +1,19 @@
 """A rebuild folds the log again into a generation of its own, and tells whether it is what is live, key by key."""
 
-import pytest
 from support.cluster import read_table, write
 from support.disturbed import under_load
 from support.live import MakeLive, decoded
 from support.rebuilds import rebuilt, records_after, with_state
 
 from persona_stream.kafka.writer import Record
-from persona_stream.rebuild import build
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.topics import TABLES
 from persona_stream.worker.app import agent_specs
 from tables import users as users_table
 
 
-async def test_a_rebuild_has_the_digests_of_the_live_tables(
-    make_live: MakeLive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_rebuild_has_the_digests_of_the_live_tables(make_live: MakeLive) -> None:
     namespace = await with_state(make_live, 3_000)
-    # Nothing is left to be read of the item events: all of the items comes from the events.
-    monkeypatch.setattr(build, "CLOCK_SLACK_MS", 0)
     outcome = await rebuilt(namespace)
     assert {found.table: (found.differences, found.failure) for found in outcome.comparisons} == {
         table: ([], "") for table in TABLES
