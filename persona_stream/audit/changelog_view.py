@@ -40,6 +40,8 @@ class FollowedPartition:
         """The offset of the next record."""
         self.is_whole = False
         """Whether all that was there at first is read: from then on what changes is kept."""
+        self.remembered_from = 0
+        """What values were before this position is not known."""
         self._changes: deque[tuple[int, bytes]] = deque()
         """(offset, key) of what changed."""
         self._before: dict[bytes, deque[tuple[int, bytes | None]]] = {}
@@ -68,6 +70,7 @@ class FollowedPartition:
 
     def forget_before(self, position: int) -> None:
         """Nothing before a position is going to be asked for."""
+        self.remembered_from = max(self.remembered_from, position)
         while self._changes and self._changes[0][0] < position:
             _, key = self._changes.popleft()
             before = self._before[key]
@@ -154,15 +157,25 @@ class ChangelogView:
         await self.follow(lambda: all(self.partitions[tp.partition].position >= end for tp, end in ends.items()))
 
     async def spans(self, stand: Stand, *, in_source: bool) -> dict[int, Span] | None:
-        """Where a process stands, by partition; follows the changelog to there. None where it never stood there."""
+        """Where a process stands, by partition; follows the changelog to there.
+
+        None where the changelog never stood there, or what it was then is not known any more: the process is behind.
+        """
         held = {self.partitions[number]: offset for number, offset in stand.items() if number in self.partitions}
         if in_source:
             await self.follow(lambda: all(part.has_passed(offset) for part, offset in held.items()))
-            found = {number: self.partitions[number].span_of_source(offset) for number, offset in stand.items()}
-            spans = {number: span for number, span in found.items() if span is not None}
-            return spans if len(spans) == len(found) else None
-        await self.follow(lambda: all(part.position >= offset for part, offset in held.items()))
-        return {number: Span(offset, offset) for number, offset in stand.items()}
+            found: dict[int, Span | None] = {
+                number: self.partitions[number].span_of_source(offset) for number, offset in stand.items()
+            }
+        else:
+            await self.follow(lambda: all(part.position >= offset for part, offset in held.items()))
+            found = {number: Span(offset, offset) for number, offset in stand.items()}
+        known = {
+            number: span
+            for number, span in found.items()
+            if span is not None and span.first >= self.partitions[number].remembered_from
+        }
+        return known if len(known) == len(found) else None
 
     def _is_past(self, position: int) -> bool:
         return self._position() > position

@@ -67,7 +67,7 @@ class HeldAudit:
                 await asyncio.sleep(TRY_AGAIN_S)
                 continue
             return self._found
-        self._found.failure = "it is being read back, or moves between workers"
+        self._found.failure = "it is being read back, moves between workers, or is behind the changelog"
         return self._found
 
     async def _compare(self) -> None:

@@ -45,6 +45,8 @@ class Report(Struct):
 
     audits: list[Audit]
     not_reached: list[str]
+    not_held: list[str]
+    """Partitions that no worker holds of those that were reached."""
 
 
 def run_audit(settings: Settings, options: AuditOptions) -> int:
@@ -60,7 +62,7 @@ def run_audit(settings: Settings, options: AuditOptions) -> int:
         raise ConfigError("no Redis is known.", hint="Set PERSONA_REDIS_URL, such as redis://127.0.0.1:6379/0.")
     report = asyncio.run(_audit(connected(settings), options))
     if options.as_json:
-        out.print(msgspec.json.encode(report, enc_hook=bytes).decode(), markup=False)
+        out.print(msgspec.json.encode(report).decode(), markup=False)
     else:
         _print(report, options.limit)
     named_in_vain = bool(report.not_reached) and _are_named(options)
@@ -74,7 +76,7 @@ def _are_named(options: AuditOptions) -> bool:
 
 async def _audit(settings: Settings, options: AuditOptions) -> Report:
     settings = await with_topic_partitions(settings)
-    report = Report([], [])
+    report = Report([], [], [])
     wanted = options.tables or TABLES
     async with reachable(settings), aiohttp.ClientSession() as session:
         async for audit in _audit_changelogs(settings, wanted):
@@ -89,6 +91,7 @@ async def _audit(settings: Settings, options: AuditOptions) -> Report:
                 report.not_reached.append(error.message)
         async for audit in audit_processes(settings, holders, wanted):
             report.audits.append(audit)
+        report.not_held = not_held(settings, report.audits)
         if options.redis is not False and settings.redis_url:
             async for audit in audit_redis(settings, wanted):
                 report.audits.append(audit)
@@ -113,6 +116,16 @@ async def _audit_changelogs(settings: Settings, tables: Sequence[str]) -> AsyncI
         yield audit
 
 
+def not_held(settings: Settings, audits: Sequence[Audit]) -> list[str]:
+    """Partitions of a table that no worker was asked for, where any was asked for others."""
+    held: dict[str, set[int]] = {}
+    for audit in audits:
+        if audit.partition is not None:
+            held.setdefault(audit.table, set()).add(audit.partition)
+    every = range(settings.partitions)
+    return [f"{table}/{number}" for table, mine in held.items() for number in every if number not in mine]
+
+
 def _places(settings: Settings, options: AuditOptions) -> list[Place]:
     if _are_named(options):
         return [
@@ -132,6 +145,8 @@ def _print(report: Report, limit: int) -> None:
     print_table(["table", "in", *_COUNTS, ""], [_row(audit) for audit in report.audits], right=frozenset(_COUNTS))
     for reason in report.not_reached:
         err.print(f"not compared: {reason}", markup=False)
+    if report.not_held:
+        err.print(f"held by no worker that was compared: {', '.join(report.not_held)}", markup=False)
     if all(audit.holder in {CHANGELOG, REDIS} for audit in report.audits):
         err.print("no worker or server was compared: none runs for this home; name them with --worker and --server.")
     differences = [difference for audit in report.audits for difference in audit.differences]

@@ -50,6 +50,17 @@ def test_a_worker_stands_where_the_progress_record_ends_and_the_next_has_not_com
     assert part.changed_in(Span(2, 4)) == [b"a", b"b"]
 
 
+def test_what_was_before_the_first_reading_ended_is_not_known() -> None:
+    part = FollowedPartition()
+    part.apply(_record(0, b"a", b"1"))
+    part.apply(_record(1, b"a", b"2"))
+    part.apply(_record(2, PROGRESS_KEY, _progress(10)))
+    part.apply(_record(3, b"a", b"3"))
+    part.is_whole = True
+    assert part.remembered_from == 3
+    assert [part.value_at(b"a", position) for position in (3, 4)] == [b"2", b"3"]
+
+
 def test_nothing_folded_stands_at_the_beginning() -> None:
     assert FollowedPartition().span_of_source(-1) == Span(0, 0)
 
@@ -58,5 +69,6 @@ def test_what_is_forgotten_leaves_the_rest_as_it_was() -> None:
     part = _followed()
     part.forget_before(5)
     assert [part.value_at(b"a", position) for position in (5, 6)] == [b"2", None]
+    assert part.remembered_from == 5
     part.forget_before(7)
     assert list(part) == [b"b"]

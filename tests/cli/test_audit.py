@@ -4,13 +4,17 @@ import asyncio
 import subprocess
 from collections.abc import Callable
 
+import orjson
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from support.cluster import admin_of, end_offsets, write, write_keyed
 from support.disturbed import item_records, profile_records, shopping_records, under_load
 from support.live import Live, MakeLive, prepared
 
+from persona_stream.audit.findings import Audit
+from persona_stream.cli.audit_command import not_held
 from persona_stream.kafka.writer import Record
+from persona_stream.vocabulary.config import Settings
 from tables import items, users
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,6 +65,11 @@ def test_a_clean_system_has_no_differences_and_planted_ones_are_named(make_live:
     assert "key 'u2': missing" in planted.stdout
     assert "key 'nobody': no record of its source makes it" in planted.stdout
     assert "key 'i3': longs" in planted.stdout
+
+    told = call("audit", "--json", "--table", "users", settings=namespace.settings)
+    (users_audit,) = orjson.loads(told.stdout)["audits"]
+    assert (told.returncode, users_audit["differing"], users_audit["holder"]) == (1, 3, "changelog")
+    assert {found["key"] for found in users_audit["differences"]} == {"u1", "u2", "nobody"}
 
     one = call("audit", "--table", "profiles", settings=namespace.settings)
     assert (one.returncode, list(_rows(one))) == (0, ["profiles"])
@@ -150,3 +159,8 @@ async def _forget_records(namespace: Live, topic: str) -> None:
     async with admin_of(namespace.settings.kafka) as admin:
         for partition, before in ((0, ends[0]), (1, ends[1] // 2)):
             await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before_offset=before)})
+
+
+def test_partitions_that_no_worker_was_asked_for_are_named() -> None:
+    asked = [Audit("users", "worker", 0), Audit("users", "worker", 2), Audit("items", "server", None)]
+    assert not_held(Settings(partitions=3), asked) == ["users/1"]

@@ -86,6 +86,7 @@ async def test_a_bit_flipped_where_it_is_held_is_named_and_nothing_else_is(
         clean = await system.audit(run)
         assert clean.returncode == 0, clean.stdout + clean.stderr
         assert _differ(clean, "worker") == _differ(clean, "server") == CLEAN
+        assert "held by no worker" not in clean.stderr
 
         system.worker.tell(FLIPPED)
         system.server.tell(FLIPPED)

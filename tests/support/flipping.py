@@ -69,7 +69,8 @@ def flip_in_replica(replica: Replica, table: str, key: str) -> None:
 class _ToldServerState(ServerState):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        _when_told(partial(flip_in_replica, self.replica))
+        # Another replica may take its place meanwhile.
+        _when_told(lambda table, key: flip_in_replica(self.replica, table, key))
 
 
 def _told_app(*args: Any) -> faust.App:
