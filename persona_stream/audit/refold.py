@@ -10,7 +10,7 @@ from models.topic_reader import OnProgress, ignore_progress, read_topic
 from persona_stream.audit.derived import UnderivableError, derive_items
 from persona_stream.audit.findings import CHANGELOG, Audit, Difference, Value, differing_fields, value_of
 from persona_stream.rebuild.snapshot import Held, Snapshot, read_snapshot
-from persona_stream.stream.partition import Partition, Progress
+from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics, topic_specs
@@ -32,7 +32,7 @@ async def audit_table(
     stored = await read_snapshot(settings, changelog, settle_s=0)
     folded = await _fold_source(settings, spec, stored, on_progress)
     audit = Audit(spec.table)
-    lost = {partition: _progress(part).events - folded[partition].progress.events for partition, part in stored.items()}
+    lost = {number: max(0, _events(part) - folded[number].progress.events) for number, part in stored.items()}
     if _is_compacted(settings, spec.source):
         for partition, part in sorted(stored.items()):
             _compare(spec, partition, part, folded[partition], audit, has_holes=lost[partition] > 0)
@@ -69,8 +69,8 @@ async def _fold_source(settings: Settings, spec: AgentSpec, stored: Snapshot, on
     return folded
 
 
-def _progress(held: Held) -> Progress:
-    return held.progress or Progress()
+def _events(held: Held) -> int:
+    return held.progress.events if held.progress is not None else 0
 
 
 def _is_compacted(settings: Settings, topic: str) -> bool:
