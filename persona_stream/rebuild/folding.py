@@ -1,6 +1,6 @@
-"""Source topics folded again, in one process: the agents' own folds, with as little as can be around them."""
+"""Source topics folded again: the agents' own folds, with as little as can be around them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -9,19 +9,20 @@ from msgspec import MsgspecError, Struct, field
 
 from agents.emissions import Emissions
 from agents.interactions import Interactions
-from agents.items import Items
 from models.topic_reader import OnProgress, read_topic
-from persona_stream.kafka.writer import Partitioner
+from persona_stream.rebuild.items_process import IntoItems, into_items
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import parse_event, parse_item, parse_profile
-from persona_stream.vocabulary.messages import ItemEvent, decode_example, decode_item_event
+from persona_stream.vocabulary.messages import decode_example, decode_item_event
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec
 
 FETCH_BYTES = 8 * 1024 * 1024
+APART_FROM = 100_000
+"""From so many events on, items are folded in a process of their own."""
 Bounds = Mapping[int, int]
 """Partition -> offset."""
 
@@ -70,7 +71,9 @@ async def fold_events(
     started_s = perf_counter()
     source = users.spec.source
     is_earlier = _earlier(settings, source, until_ms)
-    into_items = IntoItems(settings, items) if items is not None else None
+    into = None
+    if items is not None:
+        into = into_items(items.partitions, events=sum(ends.values()), apart_from=APART_FROM)
     interactions = users.spec.fold
     assert isinstance(interactions, Interactions)
     async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
@@ -81,46 +84,15 @@ async def fold_events(
         number = records[0].partition
         part = Slice(source, number, wanted)
         made = interactions.fold(part, users.partitions[number], Emissions(Topics(settings.namespace)))
-        if into_items is not None:
-            into_items.fold(made)
-    in_items_s = into_items.seconds if into_items is not None else 0.0
-    users.seconds += perf_counter() - started_s - in_items_s
-    if items is not None and into_items is not None:
-        items.records += into_items.records
-        items.seconds += in_items_s
-
-
-class IntoItems:
-    """Item events folded as they come: each carries its source partition and offset, so an item's value is the same
-    whatever the order of partitions."""
-
-    def __init__(self, settings: Settings, items: Folded) -> None:
-        self._items = items
-        self._partition_of = Partitioner(settings.partitions)
-        self._parts: list[list[ItemEvent]] = [[] for _ in range(settings.partitions)]
-        self._by_item: dict[str, list[ItemEvent]] = {}
-        self.records = 0
-        self.seconds = 0.0
-
-    def fold(self, made: Sequence[ItemEvent]) -> None:
-        """Fold what a slice of events gave rise to."""
-        started_s = perf_counter()
-        by_item = self._by_item
-        for event in made:
-            part = by_item.get(event.item)
-            if part is None:
-                part = self._part_of(event.item)
-            part.append(event)
-        for number, events in enumerate(self._parts):
-            if events:
-                Items.fold(events, self._items.partitions[number])
-                events.clear()
-        self.records += len(made)
-        self.seconds += perf_counter() - started_s
-
-    def _part_of(self, item: str) -> list[ItemEvent]:
-        part = self._by_item[item] = self._parts[self._partition_of(item.encode())]
-        return part
+        if into is not None:
+            into.fold(made)
+    users.seconds += perf_counter() - started_s
+    if items is not None and into is not None:
+        into.finish()
+        items.records += into.records
+        items.seconds += into.seconds
+        if isinstance(into, IntoItems):
+            users.seconds -= into.seconds
 
 
 def _earlier(settings: Settings, source: str, until_ms: int) -> Callable[[ConsumerRecord], bool] | None:

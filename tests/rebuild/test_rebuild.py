@@ -1,18 +1,24 @@
 """A rebuild folds the log again into a generation of its own, and tells whether it is what is live, key by key."""
 
+import pytest
 from support.cluster import read_table, write
 from support.disturbed import under_load
 from support.live import MakeLive, decoded
 from support.rebuilds import rebuilt, records_after, with_state
 
 from persona_stream.kafka.writer import Record
+from persona_stream.rebuild import folding
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.topics import TABLES
 from persona_stream.worker.app import agent_specs
 from tables import users as users_table
 
 
-async def test_a_rebuild_has_the_digests_of_the_live_tables(make_live: MakeLive) -> None:
+@pytest.mark.parametrize("apart_from", [0, 1_000_000], ids=["items in a process of their own", "in one process"])
+async def test_a_rebuild_has_the_digests_of_the_live_tables(
+    make_live: MakeLive, monkeypatch: pytest.MonkeyPatch, apart_from: int
+) -> None:
+    monkeypatch.setattr(folding, "APART_FROM", apart_from)
     namespace = await with_state(make_live, 3_000)
     outcome = await rebuilt(namespace)
     assert {found.table: (found.differences, found.failure) for found in outcome.comparisons} == {
@@ -27,7 +33,8 @@ async def test_a_rebuild_has_the_digests_of_the_live_tables(make_live: MakeLive)
         assert decoded(spec.codec, table) == decoded(spec.codec, await namespace.table(spec.table))
 
 
-async def test_a_rebuild_under_load_is_equal_at_its_point(make_live: MakeLive) -> None:
+async def test_a_rebuild_under_load_is_equal_at_its_point(make_live: MakeLive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "APART_FROM", 0)
     namespace = await with_state(make_live, 3_000)
     async with under_load(namespace, records_after(3_000, 30_000)):
         outcome = await rebuilt(namespace)
