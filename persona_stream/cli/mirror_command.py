@@ -3,17 +3,19 @@
 import asyncio
 
 from persona_stream.cli.cluster import reachable
-from persona_stream.cli.console import out, quiet_libraries
+from persona_stream.cli.console import out
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.running import connected
 from persona_stream.mirror.mirror import Rewritten
 from persona_stream.mirror.run import rebuild
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.logs import configure_logging
 
 
 def run_rebuild(settings: Settings) -> int:
     """Write everything and print how much that was. Raises ConfigError, MirrorError and KafkaUnavailableError."""
-    quiet_libraries()
+    # What Redis refuses meanwhile is said on standard error.
+    configure_logging(settings)
     done = asyncio.run(_rebuild(connected(settings)))
     out.print(f"wrote {done.keys:,} values, removed {done.removed:,} keys that no table has.")
     return 0

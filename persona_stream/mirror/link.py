@@ -4,6 +4,7 @@ redis-py's own pipeline packs in Python and sets a timer for each answer: six ti
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -14,16 +15,8 @@ from hiredis import pack_command
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from persona_stream.mirror import mirror_metrics
@@ -39,18 +32,23 @@ BATCH_CALLS = 500
 FEWEST_CALLS = 8
 """A pipeline that timed out goes out again in halves, down to this: a large one may never get through a narrow way."""
 
+NOT_YET = "not connected yet"
+
 T = TypeVar("T")
 Command = tuple[Any, ...]
 _log = structlog.get_logger(__name__)
-_HINTS: tuple[tuple[type[RedisError], str], ...] = (
-    (OutOfMemoryError, "It is full: raise its maxmemory, or set a shorter PERSONA_REDIS_TTL_MS."),
-    (ReadOnlyError, "It is a replica: PERSONA_REDIS_URL must name the primary."),
-    (AuthenticationError, "Check the user and the password in PERSONA_REDIS_URL."),
-    (NoPermissionError, "The user needs EVALSHA, SCRIPT LOAD, SCAN, hashes and expiry on keys below the namespace."),
-    (BusyLoadingError, "It is reading its data back."),
-    (ResponseError, "See its log; what it refuses is tried again."),
-    (RedisTimeoutError, "It is too slow, or the network is: look at its SLOWLOG and load."),
-    (RedisError, "Is it running, and is the address in PERSONA_REDIS_URL right?"),
+# What is in an error's name or text -> what to do. Errors inside of a script come as text alone.
+_HINTS = (
+    ("OOM |OutOfMemory", "It is full: raise its maxmemory, or set a shorter PERSONA_REDIS_TTL_MS."),
+    ("READONLY|ReadOnly", "It is a replica: PERSONA_REDIS_URL must name the primary."),
+    ("NOAUTH|WRONGPASS|Authentication", "Check the user and the password in PERSONA_REDIS_URL."),
+    ("NOPERM|NoPermission", "Its user needs EVALSHA, SCRIPT LOAD, SCAN and commands on hashes below the namespace."),
+    ("LOADING|BusyLoading", "It is reading its data back."),
+    ("MISCONF", "It can't save its data: see its log and its disk."),
+    ("MOVED|CROSSSLOT|ClusterDown|CLUSTERDOWN", "It is a node of a cluster, which is not supported."),
+    ("TimeoutError", "It is too slow, or the network is: look at its SLOWLOG and load."),
+    ("ResponseError", "It refuses what the mirror asks: see its log."),
+    ("", "Is it running, and is the address in PERSONA_REDIS_URL right?"),
 )
 
 
@@ -70,7 +68,8 @@ class RedisLink:
             raise ConfigError(f"PERSONA_REDIS_URL can't be used: {error}.") from None
         self._patience_s = patience_s
         self._batch_calls = BATCH_CALLS
-        self.error = "not connected yet"
+        self.error = NOT_YET
+        self._advised = ""
 
     async def close(self) -> None:
         """Disconnect."""
@@ -90,7 +89,7 @@ class RedisLink:
     async def _pipeline(self, calls: Sequence[Call], start: int) -> list[int]:
         batch = calls[start : start + self._batch_calls]
         answers = await self._commands([("EVALSHA", call.sha, 1, call.key, *call.arguments) for call in batch])
-        self._batch_calls = min(BATCH_CALLS, 2 * self._batch_calls)
+        self._batch_calls = min(BATCH_CALLS, self._batch_calls + self._batch_calls // 8 + 1)
         return answers
 
     async def _commands(self, commands: Sequence[Command]) -> list[Any]:
@@ -106,6 +105,10 @@ class RedisLink:
         except TimeoutError:
             await connection.disconnect(nowait=True)
             raise RedisTimeoutError(f"no answer within {TIMEOUT_S:g} s") from None
+        except RuntimeError as error:
+            # How uvloop says that the other side has closed the connection since.
+            await connection.disconnect(nowait=True)
+            raise RedisConnectionError(str(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -123,9 +126,9 @@ class RedisLink:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)
             else:
-                if self.error:
-                    _log.info("Redis takes writes")
-                self.error = ""
+                if self.error not in {"", NOT_YET}:
+                    _log.info("Redis takes writes again")
+                self.error = self._advised = ""
                 mirror_metrics.CONNECTED.set(1)
                 return answer
 
@@ -141,12 +144,16 @@ class RedisLink:
         if waited_s > self._patience_s:
             raise MirrorError(f"Redis can't be written: {said}.", hint=hint) from error
         # Said once, not at every try of an outage that may last for hours.
-        if said != self.error:
+        if hint != self._advised:
             _log.warning("Redis can't be written; trying again until it can", error=said, hint=hint)
-        self.error = said
+        self.error, self._advised = said, hint
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """What a Redis error says, and what to do about it."""
-    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), _HINTS[-1][1])
-    return f"{type(error).__name__}: {error}".rstrip("."), hint
+    """What a Redis error says, and what to do about it.
+
+    >>> explain(RedisError("Error running script: -OOM command not allowed when used memory > 'maxmemory'."))[1]
+    'It is full: raise its maxmemory, or set a shorter PERSONA_REDIS_TTL_MS.'
+    """
+    said = f"{type(error).__name__}: {error}".rstrip(".")
+    return said, next(hint for known, hint in _HINTS if re.search(known, said))

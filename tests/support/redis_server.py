@@ -19,7 +19,8 @@ READY_WITHIN_S = 10.0
 class RedisServer:
     """`with RedisServer(folder) as server: server.url`; options go to the server as they are."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
+        self._password = password
         self.port = any_free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
@@ -40,7 +41,7 @@ class RedisServer:
         command = [REDIS_SERVER_PATH, "--port", str(self.port), "--save", "", "--appendonly", "no", *self._options]
         self._process = Process(command, self._folder / "redis.log", {})
         deadline_s = time.monotonic() + READY_WITHIN_S
-        with Redis(port=self.port) as client:
+        with Redis(port=self.port, password=self._password or None) as client:
             while True:
                 try:
                     client.ping()
