@@ -18,8 +18,8 @@ from persona_stream.kafka.writer import Record
 
 pytestmark = pytest.mark.faults
 
-GOOD = 8_000
-RETRIED, LATE, FUTURE, BROKEN = 400, 150, 100, 100
+GOOD = 12_000
+RETRIED, LATE, FUTURE, BROKEN = 600, 240, 150, 150
 FIRST_LATE_AT = 1_000
 """By then each partition's watermark is more than the allowed lateness past the beginning."""
 

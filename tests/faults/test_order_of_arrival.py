@@ -19,7 +19,7 @@ from tables import users as users_table
 
 pytestmark = pytest.mark.faults
 
-EVENTS = 8_000
+EVENTS = 10_000
 
 
 async def test_events_shuffled_within_the_lateness_leave_the_tables_of_events_in_order(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from persona_stream.kafka.writer import BatchWriter, Record
@@ -149,8 +149,9 @@ async def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     async with admin_of(bootstrap) as admin:
         try:
             offsets = await admin.list_consumer_group_offsets(group)
-        except GroupCoordinatorNotAvailableError:
-            # The first group of a new broker: it creates its own topic for that just now.
+        except (GroupCoordinatorNotAvailableError, NodeNotReadyError):
+            # The first group of a new broker: it creates its own topic for that just now. Or the broker was away, and
+            # nobody leads yet.
             return {}
     return {tp.partition: held.offset for tp, held in offsets.items() if tp.topic == topic and held.offset >= 0}
 

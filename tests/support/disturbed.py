@@ -56,7 +56,9 @@ async def under_load(namespace: Live, records: list[Record]) -> AsyncIterator[No
     task = asyncio.create_task(publish_in_chunks(namespace, records))
     try:
         yield
-        assert not task.done(), "everything was published before the faults ended: they met no load"
+        if task.done():
+            task.result()
+            raise AssertionError("everything was published before the faults ended: they met no load")
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
