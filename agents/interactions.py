@@ -5,6 +5,8 @@ An outcome (click, cart, purchase) becomes an example: what was known of the use
 few items that the user did not choose.
 """
 
+from itertools import chain, islice
+
 from xxhash import xxh3_64_intdigest
 
 from agents.emissions import Emissions, forwarded_from
@@ -36,6 +38,7 @@ SHOWN_NEGATIVES = 3
 RECENT_KEPT = 64
 _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
+_NOBODY: list[str] = []
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -55,6 +58,7 @@ class Interactions:
     """
 
     def __init__(self, settings: Settings, *, with_examples: bool = True) -> None:
+        self.settings = settings
         self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
         self._rules = rules_of(settings)
@@ -176,18 +180,20 @@ class _SliceFold:
         """Tell the item its neighbours, and earlier visits what they could not know."""
         if not state.visits:
             return
-        made.visitor = xxh3_64_intdigest(user.encode()) & HASH_MASK
         made.neighbours = neighbours(state.visits, made.item, made.ts_ms)
-        for ts_ms, item, near in told_by(state.visits, made.item, made.ts_ms):
-            if near:
-                origin = made.source_partition, made.source_offset
-                self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, *origin, "", made.visitor, near))
+        told = told_by(state.visits, made.item, made.ts_ms)
+        if not made.neighbours and not told:
+            return
+        made.visitor = xxh3_64_intdigest(user.encode()) & HASH_MASK
+        partition, offset = made.source_partition, made.source_offset
+        for ts_ms, item, near in told:
+            self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, "", made.visitor, near))
 
     def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
-        impression = answered_impression(state, event, chosen.ts_ms, self._rules)
-        origin = chosen.source_partition, chosen.source_offset
+        impression = answered_impression(state, event, chosen.ts_ms, self._rules) if state.pending else None
+        ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
         negatives = [
-            ItemEvent(item, NOT_COUNTED, chosen.ts_ms, 0, *origin, chosen.segment, label=0)
+            ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
             for item in self._negatives(chosen, state, impression)
         ]
         self._events += negatives
@@ -219,9 +225,11 @@ class _SliceFold:
             others = [item for item in impression[2] if item != chosen.item]
             start = turn % len(others) if others else 0
             return (others[start:] + others[:start])[:SHOWN_NEGATIVES]
-        others = self._users.progress.recent_items
-        picked = [_own_item(state, turn), others[turn % len(others)] if others else None]
-        return [item for item in dict.fromkeys(picked) if item is not None and item != chosen.item]
+        own, others = _own_item(state, turn), self._users.progress.recent_items
+        negatives = [own] if own is not None and own != chosen.item else []
+        if others and (other := others[turn % len(others)]) not in (chosen.item, own):
+            negatives.append(other)
+        return negatives
 
     def _remember(self, item: str) -> None:
         ring = self._users.progress.recent_items
@@ -233,8 +241,8 @@ class _SliceFold:
 def _own_item(state: UserState, turn: int) -> str | None:
     """One of the user's items, each as likely as another however often it was visited; None without any."""
     visits, touches = state.visits, state.touches
-    for step in range(len(visits)):
-        ts_ms, item, kind = visits[(turn + step) % len(visits)]
+    start = turn % len(visits) if visits else 0
+    for ts_ms, item, kind in chain(islice(visits, start, None), islice(visits, start)):
         if touches[item][-1] == ts_ms << KIND_BITS | kind:
             return item
     return None

@@ -10,7 +10,7 @@ basket may come, and each one that comes would be news to all of it.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 from xxhash import xxh3_64_intdigest
@@ -38,34 +38,34 @@ def neighbours(visits: list[Visit], item: str, ts_ms: int) -> list[str]:
     """What can be told of a new visit, given those before it (oldest first)."""
     is_over = ts_ms < visits[-1][0]
     first, end = bisect_left(visits, (ts_ms - WINDOW_MS,)), bisect_left(visits, (ts_ms + is_over,))
+    if first == end:
+        return []
     near = {visit[1] for visit in visits[first:end]}
     near.discard(item)
     return sample(near, ts_ms)
 
 
-def told_by(visits: list[Visit], item: str, ts_ms: int) -> Iterator[Told]:
+def told_by(visits: list[Visit], item: str, ts_ms: int) -> Sequence[Told]:
     """What a new visit has to tell of those that came before it: it was late, or it ends the time of a basket."""
     newest_ms = visits[-1][0]
-    if ts_ms > newest_ms:
-        yield from _basket(visits, newest_ms)
-    elif ts_ms < newest_ms:
-        for visit in visits[bisect_left(visits, (ts_ms,)) :]:
-            if visit[0] > ts_ms + WINDOW_MS:
-                return
-            if visit[1] != item:
-                yield visit[0], visit[1], [item]
+    if ts_ms < newest_ms:
+        first, end = bisect_left(visits, (ts_ms,)), bisect_left(visits, (ts_ms + WINDOW_MS + 1,))
+        return [(at_ms, other, [item]) for at_ms, other, _ in visits[first:end] if other != item]
+    if ts_ms > newest_ms and len(visits) > 1 and visits[-2][0] == newest_ms:
+        return list(_basket(visits, newest_ms))
+    return ()
 
 
 def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
     start = bisect_left(visits, (ts_ms,))
-    if start == len(visits) - 1:
-        return
     basket = dict.fromkeys(visit[1] for visit in visits[start:])
-    near = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
+    around = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
     # One more than is kept: an item is no neighbour of its own.
-    chosen = _ranked(near, ts_ms)[: NEIGHBOURS_KEPT + 1]
+    chosen = _ranked(around, ts_ms)[: NEIGHBOURS_KEPT + 1]
     for item in basket:
-        yield ts_ms, item, sorted([name for name in chosen if name != item][:NEIGHBOURS_KEPT])
+        near = sorted([name for name in chosen if name != item][:NEIGHBOURS_KEPT])
+        if near:
+            yield ts_ms, item, near
 
 
 def _ranked(items: Collection[str], ts_ms: int) -> list[str]:

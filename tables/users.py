@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
-from tables.counters import LAST_TS, LONGS_BYTES, PANES_BYTES, add
+from tables.counters import LONGS_BYTES, PANES_BYTES, add
 
 SEEN_KEPT = 64
 """Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
@@ -121,11 +121,6 @@ def apply_event(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Non
         _remember_visit(state, event.item, kind, ts_ms)
 
 
-def last_ts_ms(state: UserState) -> int:
-    """The latest event time of the user's events, 0 before the first."""
-    return int(memoryview(state.longs).cast("q")[LAST_TS])
-
-
 def value_milli(event: Event) -> int:
     """The event's value in thousandths, 0 without one."""
     return round(event.value * 1000) if event.value else 0
@@ -184,7 +179,7 @@ def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -
     insort(seen, (ts_ms, digest))
     if len(seen) > SEEN_KEPT:
         # What is older than the watermark by more than the lateness is late, whatever its id.
-        needed_ms = max(last_ts_ms(state), ts_ms) - lateness_ms
+        needed_ms = seen[-1][0] - lateness_ms
         while len(seen) > SEEN_KEPT and (seen[0][0] < needed_ms or len(seen) > SEEN_MOST):
             known.discard(seen.pop(0)[1])
     return True
@@ -207,7 +202,8 @@ def _extend_sessions(state: UserState, ts_ms: int, rules: Rules) -> None:
             end += 1
         sessions[first:end] = [merged]
     if len(sessions) > SESSIONS_KEPT:
-        over_ms = last_ts_ms(state) - rules.lateness_ms - gap_ms
+        # The newest id is that of the user's latest event.
+        over_ms = state.seen[-1][0] - rules.lateness_ms - gap_ms
         while len(sessions) > SESSIONS_KEPT and sessions[SESSIONS_KEPT][1] < over_ms:
             del sessions[0]
             state.sessions_before += 1

@@ -10,7 +10,7 @@ from msgspec import MsgspecError, Struct, field
 from agents.emissions import Emissions
 from agents.interactions import Interactions
 from models.topic_reader import OnProgress, read_topic
-from persona_stream.rebuild.items_process import IntoItems, into_items
+from persona_stream.rebuild.second_process import IntoItems, IntoProcess, is_worth_it
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
@@ -22,7 +22,7 @@ from persona_stream.worker.app import AgentSpec
 
 FETCH_BYTES = 8 * 1024 * 1024
 APART_FROM = 100_000
-"""From so many events on, items are folded in a process of their own."""
+"""From so many events on a second process helps: it takes a second to start."""
 Bounds = Mapping[int, int]
 """Partition -> offset."""
 
@@ -71,17 +71,22 @@ async def fold_events(
     started_s = perf_counter()
     source = users.spec.source
     is_earlier = _earlier(settings, source, until_ms)
-    into = None
-    if items is not None:
-        into = into_items(items.partitions, events=sum(ends.values()), apart_from=APART_FROM)
     interactions = users.spec.fold
     assert isinstance(interactions, Interactions)
+    into: IntoItems | IntoProcess | None = None
+    if items is not None and sum(ends.values()) >= APART_FROM and is_worth_it():
+        into = IntoProcess(interactions.settings, users.partitions, items.partitions)
+    elif items is not None:
+        into = IntoItems(items.partitions)
     async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
         wanted = list(filter(is_earlier, records)) if is_earlier else records
         users.records += len(records)
         if not wanted:
             continue
         number = records[0].partition
+        if isinstance(into, IntoProcess) and into.takes(number):
+            into.fold_events(number, wanted)
+            continue
         part = Slice(source, number, wanted)
         made = interactions.fold(part, users.partitions[number], Emissions(Topics(settings.namespace)))
         if into is not None:
