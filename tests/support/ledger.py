@@ -1,11 +1,13 @@
 """The faults that were tried, and after which state was what one clean pass gives: the table of docs/reliability.md."""
 
+import re
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 RELIABILITY = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->"
+_HEAD = "| fault, under load | times in one session |\n| --- | ---: |\n"
+_ROW = re.compile(r"^\| (.+) \| (\d+) \|$", re.MULTILINE)
 
 
 class Ledger:
@@ -19,9 +21,10 @@ class Ledger:
         self.tried[fault] += times
 
     def write(self) -> None:
-        """Put the table into the document in place of the one before."""
+        """Put what was tried into the document; of each fault the most that one session tried stands there."""
         before, _, rest = RELIABILITY.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        rows = "".join(f"| {fault} | {times} |\n" for fault, times in self.tried.items() if times)
-        table = f"| fault, under load | times, {datetime.now(UTC):%Y-%m-%d} |\n| --- | ---: |\n{rows}"
-        RELIABILITY.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+        table, _, after = rest.partition(END)
+        known = {fault: int(times) for fault, times in _ROW.findall(table)}
+        most = known | {fault: max(times, known.get(fault, 0)) for fault, times in self.tried.items() if times}
+        rows = "".join(f"| {fault} | {times} |\n" for fault, times in sorted(most.items()))
+        RELIABILITY.write_text(f"{before}{BEGIN}{_HEAD}{rows}{END}{after}", encoding="utf-8")
