@@ -1,8 +1,9 @@
 """What the fault tests share: load, the moment when a worker is in its work, and what state must be afterwards."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from persona_stream.vocabulary.messages import decode_example
 from persona_stream.vocabulary.topics import TABLES
 from support.cluster import read_all, until, write
 from support.live import Live, decoded
-from support.logs import T0_MS, shopping
+from support.logs import DISORDER_MS, T0_MS, shop
 from support.oracle import expected_tables
 from support.processes import Process
 from tables import items as items_table
@@ -29,8 +30,12 @@ EVENTS_A_CYCLE = 6_000
 
 def shopping_records(count: int, *, seed: int) -> list[Record]:
     """A log of shopping events, ready to publish."""
-    events = shopping(count, seed=seed, users=60, items=40)
-    return [Record(made["user"].encode(), orjson.dumps(made)) for made in events]
+    return list(_shopping_records(count, seed))
+
+
+def _shopping_records(count: int, seed: int) -> Iterator[Record]:
+    for made in shop(count, seed=seed, users=60, items=40, disorder_ms=DISORDER_MS):
+        yield Record(made["user"].encode(), orjson.dumps(made))
 
 
 def item_records(count: int) -> list[Record]:
@@ -45,13 +50,13 @@ def profile_records(count: int) -> list[Record]:
     return [Record(str(one["user"]).encode(), orjson.dumps(one)) for one in made]
 
 
-def load_for(cycles: int, *, seed: int) -> list[Record]:
-    """Events for as long as so many faults, one after the other, take to happen."""
-    return shopping_records(max(10, cycles) * EVENTS_A_CYCLE, seed=seed)
+def load_for(cycles: int, *, seed: int) -> Iterator[Record]:
+    """Events for as long as so many faults, one after the other, take to happen; made as they are published."""
+    return _shopping_records(max(10, cycles) * EVENTS_A_CYCLE, seed)
 
 
 @asynccontextmanager
-async def under_load(namespace: Live, records: list[Record]) -> AsyncIterator[None]:
+async def under_load(namespace: Live, records: Iterable[Record]) -> AsyncIterator[None]:
     """Publish chunk by chunk as long as the block runs."""
     task = asyncio.create_task(publish_in_chunks(namespace, records))
     try:
@@ -64,13 +69,14 @@ async def under_load(namespace: Live, records: list[Record]) -> AsyncIterator[No
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def publish_in_chunks(namespace: Live, records: list[Record]) -> None:
+async def publish_in_chunks(namespace: Live, records: Iterable[Record]) -> None:
     """Publish at a pace at which every slice is small."""
     writer = BatchWriter(namespace.settings, client_id="load")
     await writer.start()
     try:
-        for start in range(0, len(records), CHUNK_EVENTS):
-            await writer.write_keyed(namespace.topics.events, records[start : start + CHUNK_EVENTS])
+        left = iter(records)
+        while chunk := list(islice(left, CHUNK_EVENTS)):
+            await writer.write_keyed(namespace.topics.events, chunk)
             await asyncio.sleep(CHUNK_EVERY_S)
     finally:
         await writer.stop()

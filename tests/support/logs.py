@@ -1,7 +1,8 @@
 """Logs of records as an agent meets them, made by hand or from a seed."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,8 @@ T0_MS = 1_700_000_000_000
 APPENDED_MS = T0_MS + 30 * 86_400_000
 """Kafka's timestamp of records whose own is not told: later than any event here."""
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
+DISORDER_MS = 10 * MINUTE_MS
+"""Events are out of order by up to this much."""
 
 
 class LogRecord(Struct, frozen=True):
@@ -58,12 +61,17 @@ def slices(log: Log, cuts: Iterable[int] = (), *, topic: str = "t", partition: i
 
 
 def shopping(
-    count: int, *, seed: int = 1, users: int = 12, items: int = 15, disorder_ms: int = 10 * MINUTE_MS
+    count: int, *, seed: int = 1, users: int = 12, items: int = 15, disorder_ms: int = DISORDER_MS
 ) -> list[dict[str, Any]]:
     """Events of a few users with a few items: every type, impressions with decisions, out of order, repeated ids."""
+    return list(shop(count, seed=seed, users=users, items=items, disorder_ms=disorder_ms))
+
+
+def shop(count: int, *, seed: int, users: int, items: int, disorder_ms: int) -> Iterator[dict[str, Any]]:
+    """The same, made one by one: a long load would not fit in memory."""
     random_ = random.Random(seed)
     kinds = ["view"] * 4 + ["impression"] * 2 + ["click"] * 3 + ["add_to_cart", "purchase", "rating", "search"]
-    made: list[dict[str, Any]] = []
+    made: deque[dict[str, Any]] = deque(maxlen=20)
     for number in range(count):
         kind = random_.choice(kinds)
         ts_ms = T0_MS + number * MINUTE_MS + random_.randrange(disorder_ms)
@@ -78,9 +86,9 @@ def shopping(
         if kind in {"purchase", "rating"}:
             one["value"] = random_.randrange(1, 5000) / 100
         if made and random_.random() < 0.05:
-            one = {**random_.choice(made[-20:])}
+            one = {**random_.choice(made)}
         made.append(one)
-    return made
+        yield one
 
 
 def user_in(partition: int, partitions: int, *, after: int = 0) -> str:
