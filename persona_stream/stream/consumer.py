@@ -138,6 +138,9 @@ class BatchingConsumer(driver.Consumer):
             return f"no fetch has come back for {monotonic() - self._fetched_s:.0f} s"
         return ""
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing to do: `stalled` tells. Faust's own watch ends the worker where a seek has just unset a position."""
+
     def _filter_tps_with_pending_acks(self, topics: Iterable[Any] | None = None) -> Iterator[TP]:
         return (tp for tp in list(self._trackers) if topics is None or tp in topics or tp.topic in topics)
 
