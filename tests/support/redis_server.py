@@ -14,6 +14,7 @@ from persona_stream.cli.probe import any_free_port
 from support.processes import Process
 
 READY_WITHIN_S = 10.0
+_HIGHEST_PORT = 55_535
 
 
 class RedisServer:
@@ -21,7 +22,8 @@ class RedisServer:
 
     def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         self._password = password
-        self.port = any_free_port()
+        # A node of a cluster takes a second port, 10,000 above.
+        self.port = next(port for port in iter(any_free_port, None) if port <= _HIGHEST_PORT)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = options
