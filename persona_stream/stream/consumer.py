@@ -59,6 +59,8 @@ class BatchingConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._trackers: dict[TP, CommitTracker] = defaultdict(CommitTracker)
         self._fetched_s = 0.0
+        self._answered_ms = 0
+        self._answered_s = 0.0
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
@@ -66,6 +68,7 @@ class BatchingConsumer(driver.Consumer):
         await asyncio.sleep(max(0.0, self._fetched_s + PACE_S - monotonic()))
         records, active = await self._wait_next_records(timeout)
         self._fetched_s = monotonic()
+        self._note_answers()
         generation_id = self.app.consumer_generation_id
         if not self.flow_active:
             # A rebalance began while the fetch ran: what it brought may be another worker's by now.
@@ -136,7 +139,22 @@ class BatchingConsumer(driver.Consumer):
                 return f"{tp.topic}/{tp.partition}: no slice was applied for {tracker.stalled_s():.0f} s, and some wait"
         if self.flow_active and self._fetched_s and monotonic() - self._fetched_s > timeout_s + FETCH_GRACE_S:
             return f"no fetch has come back for {monotonic() - self._fetched_s:.0f} s"
+        if self.flow_active and self._answered_s and monotonic() - self._answered_s > timeout_s + FETCH_GRACE_S:
+            return f"Kafka has not answered a fetch for {monotonic() - self._answered_s:.0f} s"
         return ""
+
+    def resume_flow(self) -> None:
+        """Fetch on; answers are waited for from now."""
+        super().resume_flow()
+        self._answered_s = monotonic()
+
+    def _note_answers(self) -> None:
+        """Note when Kafka last answered, be it with nothing: on a dead connection nothing comes either."""
+        consumer = self._thread._consumer
+        polled = map(consumer.last_poll_timestamp, consumer.assignment()) if consumer is not None else ()
+        answered_ms = max(filter(None, polled), default=0)
+        if answered_ms != self._answered_ms:
+            self._answered_ms, self._answered_s = answered_ms, monotonic()
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing to do: `stalled` tells. Faust's own watch ends the worker where a seek has just unset a position."""
