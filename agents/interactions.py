@@ -5,8 +5,6 @@ An outcome (click, cart, purchase) becomes an example: what was known of the use
 few items that the user did not choose.
 """
 
-from itertools import chain, islice
-
 from xxhash import xxh3_64_intdigest
 
 from agents.emissions import Emissions, forwarded_from
@@ -15,7 +13,7 @@ from persona_stream.stream.partition import Partition, Progress
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
-from persona_stream.vocabulary.events import KIND_INDEX, OTHER, POSITIVE_KINDS, Event, check_skew, parse_event
+from persona_stream.vocabulary.events import KIND_INDEX, POSITIVE_KINDS, Event, check_skew, parse_event
 from persona_stream.vocabulary.messages import ItemEvent, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.covisits import neighbours, told_by
@@ -23,14 +21,14 @@ from tables.person import PersonRows, co_visited
 from tables.users import (
     HASH_MASK,
     KIND_BITS,
+    Counted,
     Impression,
     Rules,
     UserState,
     admit,
     answered_impression,
     apply_event,
-    segment_of,
-    value_milli,
+    counted,
 )
 
 SHOWN_NEGATIVES = 3
@@ -39,6 +37,7 @@ RECENT_KEPT = 64
 _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
 _NOBODY: list[str] = []
+_NO_MARK = (0, 0)
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -77,7 +76,9 @@ class Interactions:
         fold = _SliceFold(part, users, self._rules, out, with_examples=self._with_examples)
         progress = users.progress
         for record in part:
-            if record.offset <= progress.offset or self._sent_on_before(record, progress, out):
+            if record.offset <= progress.offset:
+                continue
+            if record.headers and self._sent_on_before(record, progress, out):
                 continue
             event = self._checked(part, record, users, out)
             if event is None:
@@ -96,7 +97,7 @@ class Interactions:
     @staticmethod
     def _sent_on_before(record: KafkaRecord, progress: Progress, out: Emissions) -> bool:
         """Whether a record sent on from another partition came a second time: after a crash there, at a new offset."""
-        origin = forwarded_from(record) if record.headers else None
+        origin = forwarded_from(record)
         if origin is None:
             return False
         partition, offset = origin
@@ -137,20 +138,23 @@ class _SliceFold:
         self._rows = PersonRows()
         self._row_events: list[ItemEvent] = []
         self._events: list[ItemEvent] = []
+        self._marks: dict[str, tuple[int, int]] = {}
+        """Without examples: item -> (newest time, highest offset) of those it was a negative of. That much it keeps."""
 
     def apply(self, event: Event, ts_ms: int, offset: int) -> None:
         """Fold one event. What is gathered for its items is the user's state as of just before it."""
         state = self._users.change(event.user)
         outcome = admit(state, event, ts_ms, offset, self._rules)
         if outcome == "new":
-            made = self._item_events(event, ts_ms, offset)
+            of_event = counted(event, ts_ms, self._rules)
+            made = self._item_events(event, of_event, offset)
             self._events += made
             if made and made[0].kind != _IMPRESSION:
                 # Showing an item is no visit: only what users do relates items.
                 self._relate(made[0], event.user, state)
             if made and event.type in POSITIVE_KINDS:
                 self._add_example(made[0], event, state)
-            apply_event(state, event, ts_ms, self._rules)
+            apply_event(state, event, of_event, self._rules)
             outcome = "applied"
         self._out.outcomes[outcome] += 1
         if event.item is not None:
@@ -162,18 +166,21 @@ class _SliceFold:
         if self._row_events:
             for row, made in zip(self._rows.columns(), self._row_events, strict=True):
                 made.user_features = row.tobytes()
-        return self._events
+        # Behind the events: an event of a lower offset than its item knows would count for a redelivery.
+        marks = [
+            ItemEvent(item, NOT_COUNTED, ts_ms, 0, self._partition, offset, "", 0, _NOBODY, 0)
+            for item, (ts_ms, offset) in self._marks.items()
+        ]
+        return self._events + marks
 
-    def _item_events(self, event: Event, ts_ms: int, offset: int) -> list[ItemEvent]:
-        kind = KIND_INDEX.get(event.type, OTHER)
-        if kind == _IMPRESSION and event.items:
-            shown = list(dict.fromkeys(event.items))
+    def _item_events(self, event: Event, made: Counted, offset: int) -> list[ItemEvent]:
+        if made.kind == _IMPRESSION and event.items:
+            shown = dict.fromkeys(event.items)
         elif event.item is not None:
-            shown = [event.item]
+            shown = {event.item: None}
         else:
             return []
-        amount, segment = value_milli(event), segment_of(event, self._rules)
-        partition = self._partition
+        kind, ts_ms, amount, partition, segment = made.kind, made.ts_ms, made.value_milli, self._partition, made.segment
         return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment) for item in shown]
 
     def _relate(self, made: ItemEvent, user: str, state: UserState) -> None:
@@ -192,14 +199,16 @@ class _SliceFold:
     def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
         impression = answered_impression(state, event, chosen.ts_ms, self._rules) if state.pending else None
         ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
+        not_chosen = self._negatives(chosen, state, impression)
+        if not self._with_examples:
+            for item in not_chosen:
+                self._marks[item] = max(ts_ms, self._marks.get(item, _NO_MARK)[0]), offset
+            return
         negatives = [
             ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
-            for item in self._negatives(chosen, state, impression)
+            for item in not_chosen
         ]
         self._events += negatives
-        if not self._with_examples:
-            # The items' state alone: a negative leaves where it came from, too.
-            return
         chosen.recent_items = co_visited(state)
         self._rows.add_user(state, chosen.ts_ms, self._rules.session_gap_ms)
         self._add_row(chosen, 1, event, state, impression)
@@ -241,8 +250,9 @@ class _SliceFold:
 def _own_item(state: UserState, turn: int) -> str | None:
     """One of the user's items, each as likely as another however often it was visited; None without any."""
     visits, touches = state.visits, state.touches
-    start = turn % len(visits) if visits else 0
-    for ts_ms, item, kind in chain(islice(visits, start, None), islice(visits, start)):
+    count = len(visits)
+    for at in range(turn, turn + count):
+        ts_ms, item, kind = visits[at % count]
         if touches[item][-1] == ts_ms << KIND_BITS | kind:
             return item
     return None

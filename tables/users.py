@@ -53,6 +53,17 @@ class Rules(Struct, frozen=True):
     lateness_ms: int
 
 
+class Counted(Struct, frozen=True, gc=False):
+    """What the tables count of an event."""
+
+    kind: int
+    ts_ms: int
+    value_milli: int
+    """The event's value in thousandths, 0 without one."""
+    segment: str
+    """The user's segment as the event tells it, empty where it tells none or one longer than SEGMENT_CHARS."""
+
+
 class UserState(Struct, array_like=True, dict=True):
     """All that is held of one user. What is derived (`known_ids`, `touches`) is no part of it at rest."""
 
@@ -107,29 +118,27 @@ def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules)
     return "new" if _first_time(state, event.id, ts_ms, rules.lateness_ms) else "duplicate"
 
 
-def apply_event(state: UserState, event: Event, ts_ms: int, rules: Rules) -> None:
-    """Fold one admitted event into its user's state."""
+def counted(event: Event, ts_ms: int, rules: Rules) -> Counted:
+    """What the tables count of an event."""
     kind = KIND_INDEX.get(event.type, OTHER)
-    add(state.panes, state.longs, kind, ts_ms, value_milli(event))
+    value_milli = round(event.value * 1000) if event.value else 0
+    segment = event.context.get(rules.segment_field) if event.context else None
+    if not isinstance(segment, str) or len(segment) > SEGMENT_CHARS:
+        segment = ""
+    return Counted(kind, ts_ms, value_milli, segment)
+
+
+def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> None:
+    """Fold one admitted event into its user's state."""
+    kind, ts_ms, segment = made.kind, made.ts_ms, made.segment
+    add(state.panes, state.longs, kind, ts_ms, made.value_milli)
     _extend_sessions(state, ts_ms, rules)
-    segment = segment_of(event, rules)
     if segment and (ts_ms, segment) > (state.segment_ts_ms, state.segment):
         state.segment, state.segment_ts_ms = segment, ts_ms
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms)
     elif event.item is not None:
         _remember_visit(state, event.item, kind, ts_ms)
-
-
-def value_milli(event: Event) -> int:
-    """The event's value in thousandths, 0 without one."""
-    return round(event.value * 1000) if event.value else 0
-
-
-def segment_of(event: Event, rules: Rules) -> str:
-    """The user's segment as the event tells it, empty where it tells none or one longer than SEGMENT_CHARS."""
-    segment = event.context.get(rules.segment_field) if event.context else None
-    return segment if isinstance(segment, str) and len(segment) <= SEGMENT_CHARS else ""
 
 
 def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:

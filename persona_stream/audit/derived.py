@@ -7,9 +7,9 @@ from the events that the users table has is folded first, then what the topic st
 from collections.abc import Mapping
 
 from models.topic_reader import OnProgress
-from persona_stream.rebuild.build import CLOCK_SLACK_MS
-from persona_stream.rebuild.folding import fold_events, fold_source, folded_of
-from persona_stream.rebuild.snapshot import Snapshot, covers, end_offsets, log_starts, offsets_at, read_snapshot
+from persona_stream.rebuild.events import fold_events, fold_what_came_since, since_users
+from persona_stream.rebuild.folding import folded_of
+from persona_stream.rebuild.snapshot import Snapshot, covers, end_offsets, log_starts, read_snapshot
 from persona_stream.stream.partition import Partition
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import PersonaError
@@ -39,12 +39,9 @@ async def derive_items(
     items = folded_of(spec, settings)
     known = {number: held.folded for number, held in people.items()}
     await fold_events(settings, folded_of(users, settings), items, known, until_ms=0, on_progress=on_progress)
-    earliest_ms = min((held.written_ms for held in people.values() if held.folded), default=0)
-    since = await offsets_at(settings, spec.source, earliest_ms - CLOCK_SLACK_MS)
-    for number, start in since.items():
-        items.partitions[number].progress.offset = start - 1
+    since = await since_users(settings, spec.source, users.source, people)
     stands = {number: held.folded for number, held in stored.items()}
-    await fold_source(settings, items, stands, starts=since, until_ms=0, on_progress=on_progress)
+    await fold_what_came_since(settings, items, stands, since, on_progress)
     for number, end in (await end_offsets(settings, spec.source)).items():
         if end <= stored[number].folded:
             # No slice can be on its way: all that is held must stand.

@@ -1,6 +1,6 @@
 """One rebuild: fold the sources as far as the live tables are, write, and compare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter, time_ns
 
@@ -11,22 +11,13 @@ from models.topic_reader import OnProgress
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import Built, History
 from persona_stream.rebuild.compare import Comparison, compare, take_over
-from persona_stream.rebuild.folding import Folded, fold_events, fold_source, folded_of
-from persona_stream.rebuild.snapshot import (
-    Snapshot,
-    committed,
-    covers,
-    end_offsets,
-    offsets_at,
-    read_snapshot,
-)
+from persona_stream.rebuild.events import fold_events, fold_what_came_since, since_users
+from persona_stream.rebuild.folding import Folded, fold_source, folded_of
+from persona_stream.rebuild.snapshot import Snapshot, committed, covers, end_offsets, read_snapshot
 from persona_stream.rebuild.writing import next_number, write_generation
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import TABLES, Topics, changelog_spec, topic_specs
 from persona_stream.worker.app import AgentSpec, agent_specs
-
-CLOCK_SLACK_MS = 10_000
-"""How far the clocks of two brokers may be apart."""
 
 Bar = Callable[[str], AbstractContextManager[OnProgress]]
 """Shows how far a piece of work is, under a name."""
@@ -65,12 +56,14 @@ class Rebuild:
         self._bar = bar
         self._settings = settings
         self._topics = Topics(settings.namespace)
-        folding = settings
+        self._folding = settings
         if wanted.lateness_ms is not None:
-            folding = msgspec.structs.replace(settings, allowed_lateness_ms=wanted.lateness_ms)
-        self._specs = {spec.table: spec for spec in agent_specs(folding, with_examples=False)}
+            self._folding = msgspec.structs.replace(settings, allowed_lateness_ms=wanted.lateness_ms)
+        self._specs = {spec.table: spec for spec in agent_specs(self._folding, with_examples=False)}
         self._live: dict[str, Snapshot] = {}
         self._failures: dict[str, str] = {}
+        self._item_ends: dict[int, int] = {}
+        """Where item events end among which is all that follows from the users' events that are folded."""
         self._since: dict[int, int] | None = None
         """Where item events end of which all is folded; None while events come: then it goes by time."""
         self._taken: dict[str, int] = {}
@@ -105,24 +98,29 @@ class Rebuild:
         return Outcome(built, tables, comparisons, perf_counter() - started_s)
 
     async def _read_live(self) -> None:
-        """The live tables, items behind users: all that follows from the users' events is in Kafka by then."""
+        """The live tables but the items, which `_read_live_items` reads when all is folded."""
         live = self._history.live()
         await ensure_topics(self._settings, topic_specs(self._settings))
         await ensure_topics(self._settings, [changelog_spec(self._settings, *pair) for pair in live.items()])
-        for table in TABLES:
-            if table not in self._wanted.tables and not (table == "users" and "items" in self._wanted.tables):
-                continue
+        wanted = {*self._wanted.tables} - {"items"}
+        if "items" in self._wanted.tables:
+            wanted.add("users")
+        for table in filter(wanted.__contains__, TABLES):
             changelog = self._topics.changelog(table, live[table])
-            if table != "items":
-                self._live[table] = await read_snapshot(self._settings, changelog)
-                continue
-            ends = await end_offsets(self._settings, self._topics.item_events)
+            self._live[table] = await read_snapshot(self._settings, changelog)
+        if "items" in self._wanted.tables:
+            # Behind users: all that follows from the users' events is in Kafka by then.
+            self._item_ends = await end_offsets(self._settings, self._topics.item_events)
             if covers(await end_offsets(self._settings, self._topics.events))(self._live["users"]):
-                self._since = ends
-            self._live[table] = snapshot = await read_snapshot(self._settings, changelog, covers(ends))
-            behind = sum(max(0, end - snapshot[number].folded) for number, end in ends.items())
-            if behind and not covers(ends)(snapshot):
-                self._failures[table] = f"the live table is {behind:,} records behind; let its workers catch up"
+                self._since = self._item_ends
+
+    async def _read_live_items(self) -> None:
+        """The live items, at least as far as what follows from the users' events that are folded."""
+        ends, changelog = self._item_ends, self._topics.changelog("items", self._history.live()["items"])
+        self._live["items"] = snapshot = await read_snapshot(self._settings, changelog, covers(ends))
+        behind = sum(max(0, end - snapshot[number].folded) for number, end in ends.items())
+        if behind and not covers(ends)(snapshot):
+            self._failures["items"] = f"the live table is {behind:,} records behind; let its workers catch up"
 
     async def _ends(self, table: str) -> dict[int, int]:
         """Up to where a source is folded: as far as the live table is. What follows from that is in Kafka already.
@@ -139,40 +137,36 @@ class Rebuild:
 
     async def _fold_events(self, by_name: dict[str, Folded]) -> None:
         users = by_name.get("users") or folded_of(self._specs["users"], self._settings)
-        items, ends = by_name.get("items"), await self._ends("users")
+        items, ends, until_ms = by_name.get("items"), await self._ends("users"), self._wanted.until_ms
         with self._bar("events") as on_progress:
-            await fold_events(
-                self._settings, users, items, ends, until_ms=self._wanted.until_ms, on_progress=on_progress
-            )
-        for number, end in ends.items():
-            users.partitions[number].progress.offset = end - 1
-        if items is not None and not self._wanted.until_ms:
+            if items is None:
+                await fold_source(self._settings, users, ends, starts=None, until_ms=until_ms, on_progress=on_progress)
+            else:
+                await fold_events(
+                    self._folding,
+                    users,
+                    items,
+                    ends,
+                    until_ms=until_ms,
+                    on_progress=on_progress,
+                    meanwhile=self._read_live_items,
+                )
+        _stand_at(users, ends)
+        if items is not None and not until_ms:
             await self._fold_what_came_since(items)
 
     async def _fold_what_came_since(self, items: Folded) -> None:
-        """Item events that follow from later events than were folded, as far as the live table has them.
-
-        They were written after the users' progress was; among them are some that were folded already, which the items
-        know by their source offset.
-        """
-        since = self._since
+        """Item events of later events than were folded, as far as the live table has them."""
+        topics, since = self._topics, self._since
         if since is None:
-            at_ms = await self._earliest_ms() - CLOCK_SLACK_MS
-            since = await offsets_at(self._settings, self._topics.item_events, at_ms)
-        for number, start in since.items():
-            items.partitions[number].progress.offset = start - 1
+            since = await since_users(self._settings, topics.item_events, topics.events, self._live["users"])
         if "items" in self._failures:
+            _stand_at(items, since)
             return
         ends = await self._ends("items")
         with self._bar("item events since") as on_progress:
-            await fold_source(self._settings, items, ends, starts=since, until_ms=0, on_progress=on_progress)
-        for number, end in ends.items():
-            items.partitions[number].progress.offset = end - 1
-
-    async def _earliest_ms(self) -> int:
-        """When the users' progress was written that is the oldest among the partitions that have any events."""
-        ends = await end_offsets(self._settings, self._topics.events)
-        return min((held.written_ms for number, held in self._live["users"].items() if ends[number]), default=0)
+            await fold_what_came_since(self._settings, items, ends, since, on_progress)
+        _stand_at(items, ends)
 
     async def _fold(self, table: Folded) -> None:
         ends = await self._ends(table.spec.table)
@@ -180,8 +174,7 @@ class Rebuild:
             await fold_source(
                 self._settings, table, ends, starts=None, until_ms=self._wanted.until_ms, on_progress=on_progress
             )
-        for number, end in ends.items():
-            table.partitions[number].progress.offset = end - 1
+        _stand_at(table, ends)
 
     def _settle(self, table: Folded) -> None:
         """What is not the fold's to know: counts of records that are gone, and what compaction has taken."""
@@ -208,6 +201,11 @@ class Rebuild:
         if found.failure:
             found.differing, found.differences = 0, []
         return found
+
+
+def _stand_at(table: Folded, ends: Mapping[int, int]) -> None:
+    for number, end in ends.items():
+        table.partitions[number].progress.offset = end - 1
 
 
 def _is_compacted(settings: Settings, spec: AgentSpec) -> bool:

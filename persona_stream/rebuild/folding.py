@@ -1,6 +1,6 @@
 """Source topics folded again: the agents' own folds, with as little as can be around them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -9,20 +9,19 @@ from msgspec import MsgspecError, Struct, field
 
 from agents.emissions import Emissions
 from agents.interactions import Interactions
+from agents.items import Items
 from models.topic_reader import OnProgress, read_topic
-from persona_stream.rebuild.second_process import IntoItems, IntoProcess, is_worth_it
+from persona_stream.kafka.writer import Partitioner
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import parse_event, parse_item, parse_profile
-from persona_stream.vocabulary.messages import decode_example, decode_item_event
+from persona_stream.vocabulary.messages import ItemEvent, decode_example, decode_item_event
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec
 
 FETCH_BYTES = 8 * 1024 * 1024
-APART_FROM = 100_000
-"""From so many events on a second process helps: it takes a second to start."""
 Bounds = Mapping[int, int]
 """Partition -> offset."""
 
@@ -49,55 +48,78 @@ async def fold_source(
     settings: Settings, table: Folded, ends: Bounds, *, starts: Bounds | None, until_ms: int, on_progress: OnProgress
 ) -> None:
     """Fold the source of a table, up to before `ends`."""
+
+    def fold(part: Slice) -> None:
+        table.spec.fold.process(part, table.partitions[part.partition])
+
+    await _read(settings, table, ends, starts, until_ms, on_progress, fold)
+
+
+async def fold_users(
+    settings: Settings,
+    users: Folded,
+    ends: Bounds,
+    *,
+    until_ms: int,
+    on_progress: OnProgress,
+    hand_on: Callable[[list[ItemEvent]], None],
+) -> None:
+    """Fold the events into users, up to before `ends`; what follows from each slice for items goes to `hand_on`."""
+    interactions, topics = users.spec.fold, Topics(settings.namespace)
+    assert isinstance(interactions, Interactions)
+
+    def fold(part: Slice) -> None:
+        hand_on(interactions.fold(part, users.partitions[part.partition], Emissions(topics)))
+
+    await _read(settings, users, ends, None, until_ms, on_progress, fold)
+
+
+class IntoItems:
+    """Item events folded as they come: each carries its source partition and offset, so an item's value is the same
+    whatever the order of partitions."""
+
+    def __init__(self, items: Folded) -> None:
+        self._items = items
+        self._partition_of = Partitioner(len(items.partitions))
+        self._parts: list[list[ItemEvent]] = [[] for _ in items.partitions]
+        self._by_item: dict[str, list[ItemEvent]] = {}
+
+    def fold(self, made: Sequence[ItemEvent]) -> None:
+        """Fold what a slice of events gave rise to."""
+        started_s = perf_counter()
+        by_item = self._by_item
+        for event in made:
+            part = by_item.get(event.item)
+            if part is None:
+                part = by_item[event.item] = self._parts[self._partition_of(event.item.encode())]
+            part.append(event)
+        for number, events in enumerate(self._parts):
+            if events:
+                Items.fold(events, self._items.partitions[number])
+                events.clear()
+        self._items.records += len(made)
+        self._items.seconds += perf_counter() - started_s
+
+
+async def _read(
+    settings: Settings,
+    table: Folded,
+    ends: Bounds,
+    starts: Bounds | None,
+    until_ms: int,
+    on_progress: OnProgress,
+    fold: Callable[[Slice], None],
+) -> None:
     started_s = perf_counter()
-    spec = table.spec
-    is_earlier = _earlier(settings, spec.source, until_ms)
-    reading = read_topic(
-        settings, spec.source, starts=starts, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress
-    )
+    source = table.spec.source
+    is_earlier = _earlier(settings, source, until_ms)
+    reading = read_topic(settings, source, starts=starts, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress)
     async for records in reading:
         wanted = list(filter(is_earlier, records)) if is_earlier else records
         table.records += len(records)
         if wanted:
-            number = records[0].partition
-            spec.fold.process(Slice(spec.source, number, wanted), table.partitions[number])
+            fold(Slice(source, records[0].partition, wanted))
     table.seconds += perf_counter() - started_s
-
-
-async def fold_events(
-    settings: Settings, users: Folded, items: Folded | None, ends: Bounds, *, until_ms: int, on_progress: OnProgress
-) -> None:
-    """Fold the events into users, and what follows from each at once into items, up to before `ends`."""
-    started_s = perf_counter()
-    source = users.spec.source
-    is_earlier = _earlier(settings, source, until_ms)
-    interactions = users.spec.fold
-    assert isinstance(interactions, Interactions)
-    into: IntoItems | IntoProcess | None = None
-    if items is not None and sum(ends.values()) >= APART_FROM and is_worth_it():
-        into = IntoProcess(interactions.settings, users.partitions, items.partitions)
-    elif items is not None:
-        into = IntoItems(items.partitions)
-    async for records in read_topic(settings, source, ends=ends, fetch_bytes=FETCH_BYTES, on_progress=on_progress):
-        wanted = list(filter(is_earlier, records)) if is_earlier else records
-        users.records += len(records)
-        if not wanted:
-            continue
-        number = records[0].partition
-        if isinstance(into, IntoProcess) and into.takes(number):
-            into.fold_events(number, wanted)
-            continue
-        part = Slice(source, number, wanted)
-        made = interactions.fold(part, users.partitions[number], Emissions(Topics(settings.namespace)))
-        if into is not None:
-            into.fold(made)
-    users.seconds += perf_counter() - started_s
-    if items is not None and into is not None:
-        into.finish()
-        items.records += into.records
-        items.seconds += into.seconds
-        if isinstance(into, IntoItems):
-            users.seconds -= into.seconds
 
 
 def _earlier(settings: Settings, source: str, until_ms: int) -> Callable[[ConsumerRecord], bool] | None:

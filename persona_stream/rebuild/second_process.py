@@ -1,116 +1,70 @@
 """A second process beside the one that folds users: it folds the items, and every fourth partition of the users.
 
-So both cores are as busy. Frames: four bytes of length, then MessagePack: settings and then work on standard input, an
-empty frame at its end, and the changelog records of what was folded on standard output.
+So both cores are as busy. Frames: four bytes of length, then MessagePack: settings, the task and then item events on
+standard input, an empty frame at their end, and the changelog records of what was folded on standard output.
 """
 
+import asyncio
 import gc
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from queue import SimpleQueue
-from time import perf_counter
+from queue import Queue
 from typing import IO, Any
 
 import msgspec
 
-from agents.emissions import Emissions
-from agents.interactions import Interactions
-from agents.items import Items
-from persona_stream.kafka.writer import Partitioner
+from models.topic_reader import ignore_progress
+from persona_stream.rebuild.folding import Bounds, Folded, IntoItems, fold_users, folded_of
 from persona_stream.stream.partition import SYSTEM_KEYS, Partition
-from persona_stream.stream.slices import KafkaRecord, LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import GenerationError
 from persona_stream.vocabulary.messages import ItemEvent
-from persona_stream.vocabulary.topics import Topics
-from tables import items as items_table
-from tables import users as users_table
-from tables.items import ItemState
-from tables.users import UserState
-
-ItemPartitions = dict[int, Partition[ItemState]]
-UserPartitions = dict[int, Partition[UserState]]
-Entries = dict[int, list[tuple[bytes, bytes | None]]]
-"""By partition, changelog records, the progress last."""
+from persona_stream.worker.app import agent_specs
 
 EVERY = 4
 """Folding a user's event costs about three times what its item's does: a quarter of them evens it out."""
+FRAMES_AHEAD = 64
+"""How far the sender may be ahead."""
 _LENGTH_BYTES = 4
 _PIPE_BYTES = 1024 * 1024
 _SWITCH_S = 0.0005
 """The thread that reads must not wait for 5 ms after each piece that the pipe holds: the sender would wait for it."""
 
 
-class Work(msgspec.Struct, array_like=True):
-    """One frame of work: events of a partition of the users, or item events."""
+class Task(msgspec.Struct, array_like=True):
+    """Which users to fold."""
 
-    partition: int
-    events: list[LogRecord]
-    item_events: list[ItemEvent]
+    ends: dict[int, int]
+    """Partition -> offset up to before which its events are folded."""
+    until_ms: int
 
 
 class Told(msgspec.Struct, array_like=True):
-    """What the process tells in the end."""
+    """What was folded of one table."""
 
-    items: Entries
-    users: Entries
+    entries: dict[int, list[tuple[bytes, bytes | None]]]
+    """By partition, changelog records, the progress last."""
     records: int
-    """Item events folded."""
     seconds: float
-    """Spent on folding items."""
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
-_decode_work = msgspec.msgpack.Decoder(Work).decode
-_decode_told = msgspec.msgpack.Decoder(Told).decode
+_decode_task = msgspec.msgpack.Decoder(Task).decode
+_decode_made = msgspec.msgpack.Decoder(list[ItemEvent]).decode
+_decode_told = msgspec.msgpack.Decoder(tuple[Told, Told]).decode
 
 
-class IntoItems:
-    """Item events folded as they come: each carries its source partition and offset, so an item's value is the same
-    whatever the order of partitions."""
+class SecondProcess:
+    """Folds what it is handed into the items, and the users of the partitions that it takes, in another process."""
 
-    def __init__(self, items: ItemPartitions) -> None:
-        self._items = items
-        self._partition_of = Partitioner(len(items))
-        self._parts: list[list[ItemEvent]] = [[] for _ in items]
-        self._by_item: dict[str, list[ItemEvent]] = {}
-        self.records = 0
-        self.seconds = 0.0
-
-    def fold(self, made: Sequence[ItemEvent]) -> None:
-        """Fold what a slice of events gave rise to."""
-        started_s = perf_counter()
-        by_item = self._by_item
-        for event in made:
-            part = by_item.get(event.item)
-            if part is None:
-                part = by_item[event.item] = self._parts[self._partition_of(event.item.encode())]
-            part.append(event)
-        for number, events in enumerate(self._parts):
-            if events:
-                Items.fold(events, self._items[number])
-                events.clear()
-        self.records += len(made)
-        self.seconds += perf_counter() - started_s
-
-    def finish(self) -> None:
-        """All is folded."""
-
-
-class IntoProcess:
-    """The same in another process, which takes some partitions of the users' events as well."""
-
-    def __init__(self, settings: Settings, users: UserPartitions, items: ItemPartitions) -> None:
+    def __init__(self, settings: Settings, users: Folded, items: Folded, ends: Bounds, until_ms: int) -> None:
         self._users = users
         self._items = items
-        self.records = 0
-        self.seconds = 0.0
         command = [sys.executable, "-m", "persona_stream.rebuild.second_process"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES)
         self._send(_encode(settings))
+        self._send(_encode(Task({number: end for number, end in ends.items() if self.takes(number)}, until_ms)))
 
     @staticmethod
     def takes(partition: int) -> bool:
@@ -120,24 +74,16 @@ class IntoProcess:
     def fold(self, made: list[ItemEvent]) -> None:
         """Hand on what a slice of events gave rise to. Raises GenerationError where the process has ended."""
         if made:
-            self._send(_encode(Work(0, [], made)))
-
-    def fold_events(self, partition: int, records: Sequence[KafkaRecord]) -> None:
-        """Hand on events of a partition that it takes. Raises GenerationError where the process has ended."""
-        events = [LogRecord(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in records]
-        self._send(_encode(Work(partition, events, [])))
+            self._send(_encode(made))
 
     def finish(self) -> None:
         """Take the tables over. Raises GenerationError where the process has ended."""
         self._send(b"")
         assert self._process.stdout is not None
-        told = _decode_told(_frame(self._process.stdout) or self._fail())
+        users, items = _decode_told(_frame(self._process.stdout) or self._fail())
         self._process.wait()
-        self.records, self.seconds = told.records, told.seconds
-        for number, entries in told.items.items():
-            _restore(self._items[number], entries)
-        for number, entries in told.users.items():
-            _restore(self._users[number], entries)
+        _take_over(self._users, users)
+        _take_over(self._items, items)
 
     def _send(self, payload: bytes) -> None:
         assert self._process.stdin is not None
@@ -153,30 +99,54 @@ class IntoProcess:
         )
 
 
-def _restore(into: Partition[Any], entries: list[tuple[bytes, bytes | None]]) -> None:
-    for key, value in entries:
-        into.restore(key, value)
-    into.changed.update(key.decode() for key, _ in entries if key not in SYSTEM_KEYS)
+def _take_over(table: Folded, told: Told) -> None:
+    for number, entries in told.entries.items():
+        part: Partition[Any] = table.partitions[number]
+        for key, value in entries:
+            part.restore(key, value)
+        part.changed.update(key.decode() for key, _ in entries if key not in SYSTEM_KEYS)
+    table.records += told.records
+    # A table that both processes fold takes as long as this one does.
+    table.seconds = max(table.seconds, told.seconds)
 
 
-def _entries(partitions: dict[int, Partition[Any]]) -> Entries:
-    return {n: [(record.key, record.value) for record in part.take_changes()] for n, part in partitions.items()}
-
-
-def is_worth_it() -> bool:
-    """Whether there is a core for another process."""
-    return (os.cpu_count() or 1) > 1
+def _told(table: Folded, partitions: Bounds | range) -> Told:
+    entries = {n: [(r.key, r.value) for r in table.partitions[n].take_changes()] for n in partitions}
+    return Told(entries, table.records, table.seconds)
 
 
 def _frame(pipe: IO[bytes]) -> bytes:
     return pipe.read(int.from_bytes(pipe.read(_LENGTH_BYTES), "big"))
 
 
-def _read_on(frames: "SimpleQueue[bytes]") -> None:
-    # In a thread: the sender must not wait until what it sent before is folded.
-    while frame := _frame(sys.stdin.buffer):
-        frames.put(frame)
-    frames.put(b"")
+class _Handed:
+    """Item events that the other process hands over."""
+
+    def __init__(self, items: Folded) -> None:
+        self._into = IntoItems(items)
+        self._frames: Queue[bytes] = Queue(FRAMES_AHEAD)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def fold(self, made: list[ItemEvent]) -> None:
+        """Fold what this process made, and what was handed over meanwhile."""
+        self._into.fold(made)
+        while not self._frames.empty():
+            frame = self._frames.get()
+            if not frame:
+                self._frames.put(frame)
+                return
+            self._into.fold(_decode_made(frame))
+
+    def fold_rest(self) -> None:
+        """Fold all that is still to come."""
+        while frame := self._frames.get():
+            self._into.fold(_decode_made(frame))
+
+    def _read(self) -> None:
+        # In a thread: the sender must not wait until what it sent before is folded.
+        while frame := _frame(sys.stdin.buffer):
+            self._frames.put(frame)
+        self._frames.put(b"")
 
 
 def main() -> None:
@@ -184,21 +154,17 @@ def main() -> None:
     gc.disable()
     sys.setswitchinterval(_SWITCH_S)
     settings = Settings.load(msgspec.msgpack.decode(_frame(sys.stdin.buffer)), env={})
-    interactions = Interactions(settings, with_examples=False)
-    topics = Topics(settings.namespace)
-    users: UserPartitions = {}
-    items: ItemPartitions = {number: Partition(items_table.codec) for number in range(settings.partitions)}
-    into = IntoItems(items)
-    frames: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_read_on, args=(frames,), daemon=True).start()
-    while frame := frames.get():
-        work = _decode_work(frame)
-        made = work.item_events
-        if work.events:
-            held = users.setdefault(work.partition, Partition(users_table.codec))
-            made = interactions.fold(Slice(topics.events, work.partition, work.events), held, Emissions(topics))
-        into.fold(made)
-    payload = _encode(Told(_entries(items), _entries(users), into.records, into.seconds))
+    task = _decode_task(_frame(sys.stdin.buffer))
+    specs = {spec.table: spec for spec in agent_specs(settings, with_examples=False)}
+    users, items = folded_of(specs["users"], settings), folded_of(specs["items"], settings)
+    handed = _Handed(items)
+    if task.ends:
+        reading = fold_users(
+            settings, users, task.ends, until_ms=task.until_ms, on_progress=ignore_progress, hand_on=handed.fold
+        )
+        asyncio.run(reading)
+    handed.fold_rest()
+    payload = _encode((_told(users, task.ends), _told(items, range(settings.partitions))))
     sys.stdout.buffer.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)
 
 

@@ -7,7 +7,7 @@ from support.live import MakeLive, decoded
 from support.rebuilds import rebuilt, records_after, with_state
 
 from persona_stream.kafka.writer import Record
-from persona_stream.rebuild import folding
+from persona_stream.rebuild import events
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.topics import TABLES
 from persona_stream.worker.app import agent_specs
@@ -18,7 +18,7 @@ from tables import users as users_table
 async def test_a_rebuild_has_the_digests_of_the_live_tables(
     make_live: MakeLive, monkeypatch: pytest.MonkeyPatch, apart_from: int
 ) -> None:
-    monkeypatch.setattr(folding, "APART_FROM", apart_from)
+    monkeypatch.setattr(events, "APART_FROM", apart_from)
     namespace = await with_state(make_live, 3_000)
     outcome = await rebuilt(namespace)
     assert {found.table: (found.differences, found.failure) for found in outcome.comparisons} == {
@@ -34,7 +34,7 @@ async def test_a_rebuild_has_the_digests_of_the_live_tables(
 
 
 async def test_a_rebuild_under_load_is_equal_at_its_point(make_live: MakeLive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "APART_FROM", 0)
+    monkeypatch.setattr(events, "APART_FROM", 0)
     namespace = await with_state(make_live, 3_000)
     async with under_load(namespace, records_after(3_000, 30_000)):
         outcome = await rebuilt(namespace)

@@ -26,7 +26,7 @@ from tables.features import (
 )
 from tables.items import ItemState, apply_item_event, covisit_count
 from tables.person import PersonRows, co_visited, person_columns
-from tables.users import Rules, UserState, apply_event
+from tables.users import Rules, UserState, apply_event, counted
 
 GAP_MS = 30 * MINUTE_MS
 RULES = Rules(session_gap_ms=GAP_MS, attribution_window_ms=GAP_MS, segment_field="segment", lateness_ms=HOUR_MS)
@@ -38,7 +38,8 @@ AS_OF_MS = NOON_MS + 20 * MINUTE_MS
 def _user(events: list[dict[str, Any]]) -> UserState:
     state = UserState()
     for fields in events:
-        apply_event(state, Event(**fields), fields["ts"], RULES)
+        made = Event(**fields)
+        apply_event(state, made, counted(made, fields["ts"], RULES), RULES)
     return state
 
 
@@ -203,7 +204,7 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
             kind, near = KIND_INDEX.get(made.type, 5), sorted(co_visited(user))
             moved = ItemEvent(item, kind, fields["ts"], 500, offset, 0, f"s{offset % 3}", 7, near)
             apply_item_event(states.setdefault(item, ItemState()), moved)
-        apply_event(user, made, fields["ts"], RULES)
+        apply_event(user, made, counted(made, fields["ts"], RULES), RULES)
     as_of_ms = T0_MS + count * MINUTE_MS + later_ms
 
     served = ItemColumns()

@@ -24,6 +24,7 @@ from tables.users import (
     answered_impression,
     apply_event,
     codec,
+    counted,
     open_session,
     recent_items,
 )
@@ -42,7 +43,7 @@ def _fold(events: list[dict[str, Any]], state: UserState | None = None) -> UserS
     for offset, fields in enumerate(events, start=state.applied + 1):
         made = Event(**fields)
         if admit(state, made, fields["ts"], offset, RULES) == "new":
-            apply_event(state, made, fields["ts"], RULES)
+            apply_event(state, made, counted(made, fields["ts"], RULES), RULES)
     return state
 
 
