@@ -149,7 +149,7 @@ async def until_served(settings: Settings, generation: int) -> None:
 
 def show(found: Results, console: Console) -> None:
     """Print the table."""
-    table = Table(title=f"{found.events:,} real events folded again, on one process")
+    table = Table(title=f"{found.events:,} real events folded again by one command")
     for heading in ("rebuild of", "seconds", "events/s", "beside the live tables"):
         table.add_column(heading, justify="left" if heading in {"rebuild of", "beside the live tables"} else "right")
     for name, run in (("users and items", found.users_and_items), ("all tables", found.all_tables)):

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +28,7 @@ ENGINES = {"ours": "ours_persona", "quix": "quix_streams"}
 REPLICA = "replica_catch_up"
 LABELS = {"ours": "persona-stream, worker", "quix": "Quix Streams", "replica": "persona-stream, server"}
 TIMEOUT_S = 600.0
+HELD_MS = 3_600_000
 
 
 class Results(msgspec.Struct):
@@ -40,6 +43,7 @@ def measure(bootstrap: str, run_id: str, events: int, rounds: int, console: Cons
     """Fold once by each engine, then recover in turns."""
     spec = LogSpec(events=events, users=events, zipf=0.0)
     topic = f"{run_id}-log"
+    asyncio.run(hold_compaction(bootstrap))
     asyncio.run(publish(bootstrap, topic, spec))
     runs: dict[str, list[Recovered]] = {}
     with tempfile.TemporaryDirectory(prefix="persona-bench-", ignore_cleanup_errors=True) as folder:
@@ -62,6 +66,18 @@ def measure(bootstrap: str, run_id: str, events: int, rounds: int, console: Cons
                     f"round {number + 1}/{rounds} {name}: {done.records:,} in {done.elapsed_s:.1f} s, {rate:,.0f}/s"
                 )
     return runs
+
+
+async def hold_compaction(bootstrap: str) -> None:
+    """Changelogs stay as they were written: how far a broker's cleaner gets in a minute is not what is measured."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        brokers = [str(node["node_id"]) for node in (await admin.describe_cluster())["brokers"]]
+        held = {"log.cleaner.min.compaction.lag.ms": str(HELD_MS)}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, name, configs=held) for name in brokers])
+    finally:
+        await admin.close()
 
 
 def show(runs: dict[str, list[Recovered]], console: Console) -> None:

@@ -5,6 +5,7 @@ state remembers the highest offset applied of each.
 """
 
 from bisect import bisect_left
+from itertools import chain
 
 import msgspec
 from msgspec import Struct, field
@@ -75,7 +76,7 @@ def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
 
 def covisit_items(state: ItemState) -> list[str]:
     """The items of the latest co-visits, at most COVISITS_KEPT, oldest visit first."""
-    return [near for _, _, neighbours in state.visits for near in neighbours]
+    return list(chain.from_iterable([neighbours for _, _, neighbours in state.visits]))
 
 
 def covisit_count(state: ItemState, recent: list[str]) -> int:

@@ -163,6 +163,7 @@ def main() -> None:
             settings, users, task.ends, until_ms=task.until_ms, on_progress=ignore_progress, hand_on=handed.fold
         )
         asyncio.run(reading)
+        users.seconds -= items.seconds
     handed.fold_rest()
     payload = _encode((_told(users, task.ends), _told(items, range(settings.partitions))))
     sys.stdout.buffer.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)

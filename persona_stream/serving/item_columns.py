@@ -59,7 +59,11 @@ class ItemColumns:
     def put(self, item: str, state: ItemState) -> None:
         """Replace what is held of an item."""
         row = self._row_for(item)
-        neighbours = [self._row_for(name) for name in covisit_items(state)]
+        # Look-ups are most of the work here, and few names are new.
+        names = covisit_items(state)
+        neighbours = [row for row in map(self._rows.get, names) if row is not None]
+        if len(neighbours) < len(names):
+            neighbours = [self._row_for(name) for name in names]
         self._count += not self._known[row]
         self._known[row] = True
         self._panes[row] = np.frombuffer(state.panes, dtype=np.int32).reshape(PANES, PANE_WIDTH)

@@ -32,8 +32,8 @@ IDLE_MS = 1000
 CATCH_UP_MS = 100
 PACE_S = 0.003
 """Under a steady trickle, fetches begin at least this far apart; what comes after a pause is applied at once."""
-# A batch applied in one go holds the event loop; this many records take about ten milliseconds.
-APPLY_RECORDS = 500
+# A batch applied in one go holds the event loop; this many items take less than a millisecond.
+APPLY_RECORDS = 32
 
 logger = logging.getLogger(__name__)
 
