@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 from msgspec import Struct
 
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, PersonaError
 from persona_stream.vocabulary.topics import MAX_EVENT_BYTES
@@ -108,11 +109,11 @@ async def topic_consumer(
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of all partitions of a topic. Raises ConfigError where the topic is missing."""
     partitions = await _partitions(settings, topic)
-    consumer = AIOKafkaConsumer(
+    consumer = free_consumer(
+        settings,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=fetch_bytes,
         fetch_max_bytes=max(fetch_bytes, 8 * FETCH_BYTES),
-        **settings.kafka_client(),
     )
     try:
         await consumer.start()

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 from msgspec import Struct
 
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, PersonaError
 from persona_stream.vocabulary.topics import Topics, topic_specs
@@ -99,7 +100,7 @@ async def end_offsets(settings: Settings, partitions: dict[str, int]) -> dict[st
     if not partitions:
         return {}
     async with reachable(settings):
-        consumer = AIOKafkaConsumer(**settings.kafka_client())
+        consumer = free_consumer(settings)
         try:
             await consumer.start()
             wanted = [TopicPartition(name, p) for name, count in partitions.items() for p in range(count)]

@@ -15,6 +15,7 @@ from rich.text import Text
 from persona_stream.cli.console import err
 from persona_stream.cli.probe import ask
 from persona_stream.cli.running import server_url
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 
@@ -54,7 +55,7 @@ def describe(now: StreamState, before: StreamState | None) -> str:
 async def follow(settings: Settings) -> None:
     """Show the stream's progress until cancelled: a live line on a terminal, else a line now and then."""
     every_s = _EVERY_S if err.is_terminal else _PLAIN_EVERY_S
-    consumer = AIOKafkaConsumer(**settings.kafka_client())
+    consumer = free_consumer(settings)
     await consumer.start()
     try:
         async with aiohttp.ClientSession() as session:

@@ -11,6 +11,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import GenerationError
@@ -117,7 +118,7 @@ class GenerationLog:
 
     async def start(self) -> None:
         """Connect and read to the end. Raises aiokafka's errors where no broker answers."""
-        consumer = AIOKafkaConsumer(group_id=None, enable_auto_commit=False, **self._settings.kafka_client())
+        consumer = free_consumer(self._settings)
         self._consumer = consumer
         try:
             await consumer.start()

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from msgspec import Struct
 
 from persona_stream.kafka.generations import History
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.mirror.layout import PARTS
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
@@ -108,11 +109,9 @@ class ChangelogReader:
         return fetched
 
     def _consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            group_id=None,
-            enable_auto_commit=False,
+        return free_consumer(
+            self._settings,
             # An offset that is not there means another log than the one mirrored so far: that must not pass unseen.
             auto_offset_reset="none",
             max_partition_fetch_bytes=FETCH_BYTES,
-            **self._settings.kafka_client(),
         )

@@ -8,6 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from msgspec import Struct, field
 
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
 
@@ -70,9 +71,7 @@ async def read_snapshot(
 
     Whether it got there is to be asked of what is returned.
     """
-    consumer = AIOKafkaConsumer(
-        group_id=None, enable_auto_commit=False, max_partition_fetch_bytes=FETCH_BYTES, **settings.kafka_client()
-    )
+    consumer = free_consumer(settings, max_partition_fetch_bytes=FETCH_BYTES)
     await consumer.start()
     try:
         tps = [TopicPartition(topic, number) for number in range(settings.partitions)]
@@ -140,7 +139,7 @@ class _asker:  # noqa: N801  # used like a function
     """A consumer that only asks."""
 
     def __init__(self, settings: Settings) -> None:
-        self._consumer = AIOKafkaConsumer(group_id=None, enable_auto_commit=False, **settings.kafka_client())
+        self._consumer = free_consumer(settings)
 
     async def __aenter__(self) -> AIOKafkaConsumer:
         await self._consumer.start()

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from models.registry import RegistryState, fold_models
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.serving.item_columns import ItemColumns
 from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
@@ -151,13 +152,7 @@ class Replica:
         await asyncio.gather(*(client.stop() for client in self._consumers), return_exceptions=True)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=FETCH_BYTES,
-            **self._settings.kafka_client(),
-        )
+        return free_consumer(self._settings, auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES)
 
     def changelog(self, table: str) -> str:
         """The topic that a table is read from."""

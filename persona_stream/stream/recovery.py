@@ -20,6 +20,7 @@ from faust.types import TP, CollectionT
 from mode import Service
 
 from persona_stream.kafka.fenced_writer import FencedWriter
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import OWNER_KEY, Partition
 from persona_stream.stream.table import ChangelogTable
@@ -79,12 +80,7 @@ class ChangelogRecovery(Recovery):
         for assigned in self.active_tps:
             table = _changelog_table(self.tp_to_table[assigned])
             tables[TP(table.changelog, assigned.partition)] = table
-        reader = AIOKafkaConsumer(
-            group_id=None,
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=FETCH_BYTES,
-            **app.settings.kafka_client(),
-        )
+        reader = free_consumer(app.settings, max_partition_fetch_bytes=FETCH_BYTES)
         await reader.start()
         try:
             self._whole &= tables.keys()

@@ -124,6 +124,8 @@ def build_app(
         # A rebalance waits for slices in flight, so that their effects are complete before another worker starts.
         stream_wait_empty=True,
         broker_commit_interval=1.0,
+        # `kafka.reader` checks what every consumer fetches.
+        broker_check_crcs=False,
         # A worker that died holds its partitions for this long. Heartbeats have a thread of their own: a long fold does
         # not miss them.
         broker_session_timeout=8.0,

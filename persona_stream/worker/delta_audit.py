@@ -16,6 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from xxhash import xxh3_64_intdigest
 
+from persona_stream.kafka.reader import free_consumer
 from persona_stream.stream.partition import DIGEST_MASK, Partition
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary import metrics
@@ -124,7 +125,7 @@ class DeltaAudit:
         if last - first > 20 * SPAN_RECORDS:
             raise SkippedError(f"{last - first:,} records came in between")
         tp = TopicPartition(spec.source, partition)
-        consumer = AIOKafkaConsumer(group_id=None, enable_auto_commit=False, **self._settings.kafka_client())
+        consumer = free_consumer(self._settings)
         await consumer.start()
         try:
             consumer.assign([tp])
