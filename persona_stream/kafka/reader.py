@@ -30,19 +30,18 @@ def free_consumer(settings: Settings, **options: Any) -> AIOKafkaConsumer:
     )
 
 
-class CheckedRecords:
+class CheckedRecords(MemoryRecords):  # type: ignore[misc]  # aiokafka tells no types
     """The batches of a fetched piece of a partition, each checked before it is given."""
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: record batches as the broker sends them, the last one perhaps in part."""
+        super().__init__(raw)
         self._raw = raw
         self._at = 0
-        self._records = MemoryRecords(raw)
-        self.has_next = self._records.has_next
 
     def next_batch(self) -> Any:
         """The next batch, ready to be iterated. Raises CorruptRecordException."""
-        batch = self._records.next_batch()
+        batch = super().next_batch()
         header = self._raw[self._at : self._at + _CHECKED]
         start, end = self._at + _CHECKED, self._at + _LENGTH_FROM + int.from_bytes(header[_LENGTH], "big")
         self._at = end

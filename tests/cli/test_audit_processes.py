@@ -13,11 +13,14 @@ from support.disturbed import item_records, shopping_records, under_load
 from support.flipping import FLIPPED
 from support.live import Live, MakeLive, prepared
 from support.logs import T0_MS, event
-from support.processes import Process
+from support.mirrored import until_mirrored
+from support.processes import Process, StartMirror
 from support.questions import until_ready
+from support.redis_server import RedisServer
 
 from persona_stream.cli.probe import any_free_port
 from persona_stream.kafka.writer import Record
+from persona_stream.mirror.layout import key_of
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 EVENTS = 2_000
@@ -32,11 +35,11 @@ class System:
         self.server = server
         self.urls = urls
 
-    async def audit(self, run: Run, *tables: str) -> "subprocess.CompletedProcess[str]":
+    async def audit(self, run: Run, *tables: str, **env: str) -> "subprocess.CompletedProcess[str]":
         worker, server = self.urls
         named = [argument for table in tables for argument in ("--table", table)]
         return await asyncio.to_thread(
-            run, "audit", "--worker", worker, "--server", server, *named, settings=self.namespace.settings
+            run, "audit", "--worker", worker, "--server", server, *named, settings=self.namespace.settings, **env
         )
 
 
@@ -98,6 +101,30 @@ async def test_a_bit_flipped_where_it_is_held_is_named_and_nothing_else_is(
         assert _named(found, "server") == {("users", "u2"), ("items", "i4"), ("catalogue", "i6")}
         assert "key 'i4': panes\n  in the changelog  b'" in found.stdout
         assert "PERSONA_AUDIT_VALUES" in found.stdout
+
+
+async def test_three_places_that_are_wrong_are_named_by_one_audit(
+    make_live: MakeLive, run: Run, redis: RedisServer, run_mirror: StartMirror
+) -> None:
+    events = shopping_records(EVENTS, seed=2)
+    store = {"store": "rocksdb", "store_values": 5, "redis_url": redis.url}
+    async with _system(make_live, ["users/u1"], ["items/i4"], events, **store) as system, redis.client() as client:
+        settings = system.namespace.settings
+        run_mirror(settings)
+        await until_mirrored(system.namespace, client)
+        clean = await system.audit(run, PERSONA_REDIS_URL=redis.url)
+        assert clean.returncode == 0, clean.stdout + clean.stderr
+
+        system.worker.tell(FLIPPED)
+        system.server.tell(FLIPPED)
+        await client.hset(key_of(settings.namespace, "user", "u2"), "total_click", "77777")
+        found = await system.audit(run, PERSONA_REDIS_URL=redis.url)
+        assert found.returncode == 1
+        assert _named(found, "worker") == {("users", "u1")}
+        assert _named(found, "server") == {("items", "i4")}
+        assert re.findall(r"^redis: (\w+).*, key '\S+?:user:(\w+)': (\w+)$", found.stdout, re.MULTILINE) == [
+            ("users", "u2", "total_click")
+        ]
 
 
 async def test_under_load_nothing_differs_but_what_was_planted(make_live: MakeLive, run: Run) -> None:
