@@ -12,10 +12,11 @@ from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import Built, History
 from persona_stream.rebuild.compare import Comparison, compare, take_over
 from persona_stream.rebuild.events import fold_events, fold_what_came_since, since_users
-from persona_stream.rebuild.folding import Folded, fold_source, folded_of
+from persona_stream.rebuild.folding import Folded, fold_source, fold_users, folded_of
 from persona_stream.rebuild.snapshot import Snapshot, committed, covers, end_offsets, read_snapshot
 from persona_stream.rebuild.writing import next_number, write_generation
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import ItemEvent
 from persona_stream.vocabulary.topics import TABLES, Topics, changelog_spec, topic_specs
 from persona_stream.worker.app import AgentSpec, agent_specs
 
@@ -140,7 +141,9 @@ class Rebuild:
         items, ends, until_ms = by_name.get("items"), await self._ends("users"), self._wanted.until_ms
         with self._bar("events") as on_progress:
             if items is None:
-                await fold_source(self._settings, users, ends, starts=None, until_ms=until_ms, on_progress=on_progress)
+                await fold_users(
+                    self._settings, users, ends, until_ms=until_ms, on_progress=on_progress, hand_on=_not_wanted
+                )
             else:
                 await fold_events(
                     self._folding,
@@ -201,6 +204,10 @@ class Rebuild:
         if found.failure:
             found.differing, found.differences = 0, []
         return found
+
+
+def _not_wanted(made: list[ItemEvent]) -> None:
+    """Users alone are folded: what follows for items goes nowhere."""
 
 
 def _stand_at(table: Folded, ends: Mapping[int, int]) -> None:
