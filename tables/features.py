@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import KIND_INDEX
 from tables.counters import (
     FIRST_TS,
@@ -25,6 +26,7 @@ from tables.counters import (
     Times,
     all_window_counts,
 )
+from tables.feature_set import FeatureSet
 
 HOUR_MS = 3_600_000
 NEVER_HOURS = 100_000.0
@@ -225,3 +227,11 @@ def _columns(*columns: NDArray[np.generic]) -> Floats:
     for at, column in enumerate(columns):
         block[at] = column
     return block.T
+
+
+FEATURE_SET = FeatureSet(FEATURE_NAMES, tuple(feature.edges for feature in FEATURES), FEATURE_HASH)
+
+
+def feature_set(settings: Settings) -> FeatureSet:
+    """The features of a system."""
+    return FEATURE_SET
