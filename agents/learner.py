@@ -10,20 +10,22 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.messages import Example, decode_example
 from persona_stream.vocabulary.topics import Topics
+from tables.feature_set import FeatureSet
 from tables.learner import LearnerState
 
 
 class Learner:
     """Folds slices of `examples.v1` into the model of their partition. Backfilled rows train rankers, not this."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, feature_set: FeatureSet) -> None:
         self._topics = Topics(settings.namespace)
+        self._feature_set = feature_set
 
     def process(self, part: Slice, models: Partition[LearnerState]) -> Emissions:
         """Learn from a slice; the model predicts each row before it learns from it."""
         out = Emissions(self._topics)
         online = [(offset, example) for offset, example in _decoded(part, out) if example.origin == "online"]
-        fold_examples(models.change(str(part.partition)), online)
+        fold_examples(models.change(str(part.partition)), online, self._feature_set)
         out.outcomes["applied"] += len(online)
         progress = models.progress
         progress.advance(part)

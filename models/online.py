@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from river import linear_model, optim
 from river.utils import VectorDict
 
-from models.binning import STRIDE, WIDTH, bin_keys
+from models.binning import STRIDE, bin_keys
 from models.evaluation import auc_of_histograms
 from persona_stream.vocabulary.messages import Example
 from tables.counters import Floats
-from tables.features import FEATURE_HASH
+from tables.feature_set import FeatureSet
 from tables.learner import SCORE_BINS, LearnerState, OnlineState
 
 _FIRST_RATE, _RATE_POWER, _INTERCEPT_RATE = 0.1, 0.25, 0.01
@@ -61,17 +61,17 @@ class Quality(Struct, frozen=True):
     """Area under the ROC curve, from the histograms; NaN until both labels were seen."""
 
 
-def learn(state: OnlineState, features: Floats, labels: NDArray[np.integer]) -> Probabilities:
+def learn(state: OnlineState, rows: Floats, labels: NDArray[np.integer], feature_set: FeatureSet) -> Probabilities:
     """Learn rows in their order, one step each; returns the probability (float64 `[n]`) before each.
 
-    `features` is float32 `[n, F]`, `labels` `[n]`: above 0 is positive. `state` is changed in place, and any
+    `rows` is float32 `[n, F]`, `labels` `[n]`: above 0 is positive. `state` is changed in place, and any
     cut of the same rows into calls leaves the same state to the last bit.
     """
     model = _BinnedRegression(state)
     loss_sum = state.log_loss_sum
     log_odds: list[float] = []
     positive = labels > 0
-    for keys, outcome in zip(bin_keys(features).tolist(), positive.tolist(), strict=True):
+    for keys, outcome in zip(bin_keys(rows, feature_set).tolist(), positive.tolist(), strict=True):
         model.learn_one(dict.fromkeys(keys, 1.0), outcome)
         log_odds.append(model.log_odds)
         loss_sum += _log_loss(model.log_odds, outcome)
@@ -86,26 +86,26 @@ def learn(state: OnlineState, features: Floats, labels: NDArray[np.integer]) -> 
     return _probabilities(before)
 
 
-def fold_examples(state: LearnerState, examples: Sequence[tuple[int, Example]]) -> None:
+def fold_examples(state: LearnerState, examples: Sequence[tuple[int, Example]], feature_set: FeatureSet) -> None:
     """Learn from one partition's records, (offset, example) in offset order.
 
     What was applied before is skipped, be it the record or the same example written a second time. Weights that
-    belong to other features than today's are dropped: their keys would mean something else.
+    belong to other features than these are dropped: their keys would mean something else.
     """
-    if state.feature_hash != FEATURE_HASH:
-        state.feature_hash, state.online = FEATURE_HASH, OnlineState()
+    if state.feature_hash != feature_set.hash:
+        state.feature_hash, state.online = feature_set.hash, OnlineState()
     fresh: list[Example] = []
     for offset, example in examples:
         if offset > state.applied:
             state.applied = offset
             if _is_first(state.sources, example):
                 fresh.append(example)
-    usable = [example for example in fresh if _is_usable(example)]
+    usable = [example for example in fresh if _is_usable(example, feature_set)]
     state.refused += len(fresh) - len(usable)
     if usable:
         rows = np.frombuffer(b"".join(example.features for example in usable), dtype=np.float32)
         labels = np.array([label for example in usable for label in example.labels], dtype=np.int64)
-        learn(state.online, rows.reshape(-1, WIDTH), labels)
+        learn(state.online, rows.reshape(-1, feature_set.width), labels, feature_set)
 
 
 def quality(state: OnlineState) -> Quality:
@@ -122,10 +122,11 @@ class OnlineScorer:
     learned.
     """
 
-    def __init__(self, states: Iterable[LearnerState]) -> None:
-        online = [state.online for state in states if state.feature_hash == FEATURE_HASH and state.online.examples]
+    def __init__(self, states: Iterable[LearnerState], feature_set: FeatureSet) -> None:
+        self._feature_set = feature_set
+        online = [s.online for s in states if s.feature_hash == feature_set.hash and s.online.examples]
         self.examples = sum(state.examples for state in online)
-        self._weights = np.zeros(WIDTH * STRIDE)
+        self._weights = np.zeros(feature_set.width * STRIDE)
         self._intercept = 0.0
         for state in online:
             share = state.examples / self.examples
@@ -139,7 +140,7 @@ class OnlineScorer:
 
     def contributions(self, features: Floats) -> NDArray[np.float64]:
         """What each feature adds to a row's log-odds: float32 `[n, F]` to float64 `[n, F]`."""
-        added: NDArray[np.float64] = self._weights[bin_keys(features)]
+        added: NDArray[np.float64] = self._weights[bin_keys(features, self._feature_set)]
         return added
 
 
@@ -152,9 +153,10 @@ def _is_first(sources: dict[int, int], example: Example) -> bool:
     return True
 
 
-def _is_usable(example: Example) -> bool:
+def _is_usable(example: Example, feature_set: FeatureSet) -> bool:
     rows = len(example.labels)
-    return example.feature_hash == FEATURE_HASH and rows > 0 and len(example.features) == 4 * rows * WIDTH
+    is_of_set = example.feature_hash == feature_set.hash
+    return is_of_set and rows > 0 and len(example.features) == 4 * rows * feature_set.width
 
 
 def _log_loss(log_odds: float, positive: bool) -> float:

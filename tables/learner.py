@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct, field
 
 from persona_stream.stream.partition import Codec
-from tables.features import FEATURE_HASH
 
 SCORE_BINS = 64
 """Bins of the histograms of predictions by label."""
@@ -40,9 +39,9 @@ class LearnerState(Struct, array_like=True):
     applied: int = -1
     """Highest offset of the partition that was applied; a record at or below it changes nothing."""
     refused: int = 0
-    """Records not learned from: other features than today's, or a malformed row block."""
-    feature_hash: str = FEATURE_HASH
-    """The features that the weights belong to."""
+    """Records not learned from: other features than the system's, or a malformed row block."""
+    feature_hash: str = ""
+    """The feature set that the weights belong to; empty until something is folded."""
     online: OnlineState = field(default_factory=OnlineState)
     sources: dict[int, int] = {}
     """Partition of the item events -> highest offset there whose example was applied: the items agent may write the

@@ -37,7 +37,7 @@ from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES, PERSON_WIDTH
+from tables.features import FEATURE_HASH, FEATURE_NAMES, PERSON_WIDTH, feature_set
 from tables.person import co_visited, person_columns
 from tables.users import UserState
 from tables.users import codec as user_codec
@@ -82,7 +82,7 @@ class Engine:
         self._settings = settings
         self.replica = replica
         self._decisions = decisions
-        self.scorers = Scorers(replica)
+        self.scorers = Scorers(replica, feature_set(settings))
         self._positions = PositionsNow(replica, settings.partitions)
         self.trending_items = Trending(replica)
 

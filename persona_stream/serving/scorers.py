@@ -14,6 +14,7 @@ from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import ModelRecord
 from tables.counters import Floats
+from tables.feature_set import FeatureSet
 
 RANKER = "ranker"
 """The name in the registry whose live version is served."""
@@ -44,12 +45,13 @@ class Scored(Struct):
 class Scorers:
     """Scores feature rows with whatever models there are."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, feature_set: FeatureSet) -> None:
         self._replica = replica
+        self._feature_set = feature_set
         self._ranker: Ranker | None = None
         self._ranker_version = ""
         self._registry_version = UNKNOWN
-        self._online = OnlineScorer([])
+        self._online = OnlineScorer([], feature_set)
         self._online_version = UNKNOWN
         self._online_built_s = 0.0
         self.learned: list[int] = []
@@ -105,7 +107,7 @@ class Scorers:
         if models.learner_version != self._online_version and now_s - self._online_built_s > REBUILD_S:
             # In an order of their own: the mean of the weights is then the same at every server, to the last bit.
             states = {int(key): models.learner[key] for key in sorted(models.learner, key=int)}
-            self._online = OnlineScorer(states.values())
+            self._online = OnlineScorer(states.values(), self._feature_set)
             self.learned = [states[p].applied if p in states else -1 for p in range(max(states, default=-1) + 1)]
             self._online_version = models.learner_version
             self._online_built_s = now_s

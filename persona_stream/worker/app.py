@@ -29,6 +29,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
 from persona_stream.worker.effects import Effects, describe
 from tables import catalogue, items, learner, profiles, users
+from tables.features import feature_set
 
 FETCH_BYTES = 2 * 1024 * 1024
 """What one fetch may bring for a partition, and so about the largest slice."""
@@ -55,7 +56,7 @@ def agent_specs(settings: Settings, *, with_examples: bool = True) -> list[Agent
     return [
         AgentSpec("users", topics.events, users.codec, Interactions(settings, with_examples=with_examples)),
         AgentSpec("items", topics.item_events, items.codec, Items(settings, with_examples=with_examples)),
-        AgentSpec("learner", topics.examples, learner.codec, Learner(settings)),
+        AgentSpec("learner", topics.examples, learner.codec, Learner(settings, feature_set(settings))),
         AgentSpec("catalogue", topics.items, catalogue.codec, Catalogue(settings)),
         AgentSpec("profiles", topics.profiles, profiles.codec, Profiles(settings)),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.agents import CRASHES, CUTS, SPECS, events_log
+from support.agents import CRASHES, CUTS, SETTINGS, SPECS, events_log
 from support.logs import log_of_records, slices
 from support.runs import Crash, Run, run
 
@@ -13,9 +13,10 @@ from models.online import fold_examples
 from persona_stream.kafka.writer import Record
 from persona_stream.vocabulary.messages import Example, decode_example
 from persona_stream.vocabulary.messages import encode as encode_message
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.features import feature_set
 from tables.learner import LearnerState, encode
 
+FEATURES = feature_set(SETTINGS)
 ITEM_EVENTS, EXAMPLES = "t.internal.item-events", "t.examples.v1"
 
 
@@ -29,9 +30,9 @@ def _example(offset: int, *, partition: int = 0, label: int = 1, user: str = "u1
         group=f"g{offset}",
         user=user,
         ts_ms=offset,
-        feature_hash=FEATURE_HASH,
+        feature_hash=FEATURES.hash,
         items=["i1"],
-        features=random.random(len(FEATURE_NAMES), dtype=np.float32).tobytes(),
+        features=random.random(FEATURES.width, dtype=np.float32).tobytes(),
         labels=[label],
         origin="online",
         source_partition=partition,
@@ -64,29 +65,31 @@ def test_crashes_along_the_whole_way_leave_the_same_weights(
 def test_an_example_written_twice_is_learned_once() -> None:
     written = [_example(offset) for offset in (3, 5, 9)]
     once, twice = LearnerState(), LearnerState()
-    fold_examples(once, list(enumerate(written)))
+    fold_examples(once, list(enumerate(written)), FEATURES)
     # The items agent crashed after its examples: it wrote the last two again, then went on.
-    fold_examples(twice, list(enumerate([*written, *written[1:]])))
+    fold_examples(twice, list(enumerate([*written, *written[1:]])), FEATURES)
     assert twice.online == once.online
     assert twice.sources == once.sources == {0: 9}
     assert (once.applied, twice.applied) == (2, 4)
-    fold_examples(twice, [(5, _example(12))])
+    fold_examples(twice, [(5, _example(12))], FEATURES)
     assert twice.online.examples == 4
 
 
 def test_each_partition_of_item_events_has_a_place_of_its_own() -> None:
     state = LearnerState()
-    fold_examples(state, [(0, _example(7, partition=1)), (1, _example(2, partition=0)), (2, _example(3, partition=1))])
+    fold_examples(
+        state, [(0, _example(7, partition=1)), (1, _example(2, partition=0)), (2, _example(3, partition=1))], FEATURES
+    )
     assert state.online.examples == 2
     assert state.sources == {0: 2, 1: 7}
 
 
 def test_an_example_without_an_origin_goes_by_its_own_offset() -> None:
     state = LearnerState()
-    fold_examples(state, [(0, _example(-1, partition=-1)), (1, _example(-1, partition=-1))])
+    fold_examples(state, [(0, _example(-1, partition=-1)), (1, _example(-1, partition=-1))], FEATURES)
     assert (state.online.examples, state.sources) == (2, {})
     before = encode(state)
-    fold_examples(state, [(1, _example(-1, partition=-1))])
+    fold_examples(state, [(1, _example(-1, partition=-1))], FEATURES)
     assert encode(state) == before
 
 
@@ -108,7 +111,7 @@ def test_examples_hold_a_full_row_and_their_order_in_the_log() -> None:
     for example, record in zip(examples, items.emitted[EXAMPLES], strict=True):
         assert record.key == example.user.encode()
         row = np.frombuffer(example.features, dtype=np.float32)
-        assert row.shape == (len(FEATURE_NAMES),)
+        assert row.shape == (FEATURES.width,)
         assert np.isfinite(row).all()
     offsets = [example.source_offset for example in examples]
     assert offsets == sorted(set(offsets))
