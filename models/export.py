@@ -18,7 +18,7 @@ from models.parity import Probe, check_parity
 from models.ranker import FEATURES_INPUT, HASH_PROPERTY, NAMES_PROPERTY, PROBE_PROPERTY, Ranker
 from persona_stream.vocabulary.errors import ModelError
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.feature_set import FeatureSet
 
 PROBE_ROWS = 64
 """Rows of the training data that travel with the model: 9 KB."""
@@ -29,23 +29,24 @@ _TARGET_OPSET = 15
 _MISSING_SHIFT, _MISSING_MASK, _ZERO_IS_MISSING = 2, 3, 1
 
 
-def export_onnx(booster: lightgbm.Booster, rows: Floats, metadata: dict[str, str]) -> bytes:
+def export_onnx(booster: lightgbm.Booster, rows: Floats, metadata: dict[str, str], feature_set: FeatureSet) -> bytes:
     """A model as ONNX bytes that `models.ranker.Ranker` accepts.
 
     `rows`, float32 `[n, F]`, are real training rows: all of them must score alike in both engines, and
     PROBE_ROWS of them, spread evenly, go with the model. Raises ModelError where they don't, where there are
     none, and for a booster trained with `zero_as_missing` or on other columns than the features'.
     """
-    if booster.num_feature() != len(FEATURE_NAMES) or rows.shape[1:] != (len(FEATURE_NAMES),) or len(rows) == 0:
+    width = feature_set.width
+    if booster.num_feature() != width or rows.shape[1:] != (width,) or len(rows) == 0:
         raise ModelError(
-            f"{len(FEATURE_NAMES)} features and at least one row are needed; "
+            f"{width} features and at least one row are needed; "
             f"the model has {booster.num_feature()}, the rows are {rows.shape}.",
-            hint="Train on `tables.features.FEATURES`.",
+            hint="Train on the features that it is to be served with.",
         )
     floored = floor_thresholds(booster)
     model = convert_lightgbm(
         floored,
-        initial_types=[(FEATURES_INPUT, FloatTensorType([None, len(FEATURE_NAMES)]))],
+        initial_types=[(FEATURES_INPUT, FloatTensorType([None, width]))],
         target_opset=_TARGET_OPSET,
         # Otherwise a random one: the same training must give the same bytes.
         name="ranker",
@@ -53,13 +54,13 @@ def export_onnx(booster: lightgbm.Booster, rows: Floats, metadata: dict[str, str
     expected = np.asarray(booster.predict(rows), dtype=np.float64)
     picked = np.unique(np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(np.int64))
     properties = metadata | {
-        HASH_PROPERTY: FEATURE_HASH,
-        NAMES_PROPERTY: msgspec.json.encode(FEATURE_NAMES).decode(),
+        HASH_PROPERTY: feature_set.hash,
+        NAMES_PROPERTY: msgspec.json.encode(feature_set.names).decode(),
         PROBE_PROPERTY: Probe(rows[picked], expected[picked].astype(np.float32)).to_text(),
     }
     onnx.helper.set_model_props(model, properties)
     exported: bytes = model.SerializeToString()
-    check_parity(expected, Ranker(exported).score(rows), rows="training rows")
+    check_parity(expected, Ranker(exported, feature_set).score(rows), rows="training rows")
     return exported
 
 

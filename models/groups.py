@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from persona_stream.vocabulary.messages import Example
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
-
-_WIDTH = len(FEATURE_NAMES)
+from tables.feature_set import FeatureSet
 
 Integers = NDArray[np.int64]
 
@@ -41,26 +39,26 @@ class Dropped(Struct, frozen=True):
     """What was not trained on."""
 
     other_features: int
-    """Examples logged with other features than today's."""
+    """Examples logged with other features than these."""
     malformed: int
     """Examples whose rows, items and labels do not fit each other, or with a label below 0."""
     one_sided: int
     """Groups without a positive, or without a negative: they say nothing about order."""
 
 
-def join_examples(examples: Sequence[Example]) -> tuple[Groups, Dropped]:
-    """Join the examples of each group, and order groups by (time, id).
+def join_examples(examples: Sequence[Example], feature_set: FeatureSet) -> tuple[Groups, Dropped]:
+    """Join the examples of each group that are of a feature set, and order groups by (time, id).
 
     The order of `examples` does not matter. A group's time is its earliest record's. An item that occurs twice in
     a group (a redelivery, or an outcome that came after its impression) counts once, with its highest label.
     """
-    same = [example for example in examples if example.feature_hash == FEATURE_HASH]
-    fitting = [example for example in same if _fits(example)]
+    same = [example for example in examples if example.feature_hash == feature_set.hash]
+    fitting = [example for example in same if _fits(example, feature_set.width)]
     started_ms: dict[str, int] = {}
     for example in fitting:
         started_ms[example.group] = min(example.ts_ms, started_ms.get(example.group, example.ts_ms))
-    rows = _distinct_rows(fitting, started_ms)
-    groups, one_sided = _two_sided(rows)
+    rows = _distinct_rows(fitting, started_ms, feature_set.width)
+    groups, one_sided = _two_sided(rows, feature_set.width)
     return groups, Dropped(len(examples) - len(same), len(same) - len(fitting), one_sided)
 
 
@@ -75,12 +73,12 @@ class _Row(Struct, order=True, gc=False):
     features: bytes
 
 
-def _distinct_rows(examples: Sequence[Example], started_ms: dict[str, int]) -> list[_Row]:
+def _distinct_rows(examples: Sequence[Example], started_ms: dict[str, int], width: int) -> list[_Row]:
     rows: list[_Row] = []
     for example in examples:
         start_ms, block = started_ms[example.group], memoryview(example.features)
         for i, (item, label) in enumerate(zip(example.items, example.labels, strict=True)):
-            features = bytes(block[4 * _WIDTH * i : 4 * _WIDTH * (i + 1)])
+            features = bytes(block[4 * width * i : 4 * width * (i + 1)])
             rows.append(_Row(start_ms, example.group, item, -label, features))
     rows.sort()
     return [
@@ -88,7 +86,7 @@ def _distinct_rows(examples: Sequence[Example], started_ms: dict[str, int]) -> l
     ]
 
 
-def _two_sided(rows: list[_Row]) -> tuple[Groups, int]:
+def _two_sided(rows: list[_Row], width: int) -> tuple[Groups, int]:
     labels = np.array([-row.label for row in rows], dtype=np.int64)
     names = np.array([row.group for row in rows], dtype=object)
     opens = np.ones(len(rows), dtype=bool)
@@ -99,16 +97,16 @@ def _two_sided(rows: list[_Row]) -> tuple[Groups, int]:
     positives = np.bincount(group, weights=labels > 0, minlength=len(sizes))
     kept = (positives > 0) & (positives < sizes)
     row_kept = kept[group]
-    features = np.frombuffer(b"".join(row.features for row in rows), dtype=np.float32).reshape(-1, _WIDTH)
+    features = np.frombuffer(b"".join(row.features for row in rows), dtype=np.float32).reshape(-1, width)
     ts_ms = np.array([rows[start].ts_ms for start in starts[kept]], dtype=np.int64)
     groups = Groups(features[row_kept], labels[row_kept], sizes[kept], ts_ms)
     return groups, int((~kept).sum())
 
 
-def _fits(example: Example) -> bool:
+def _fits(example: Example, width: int) -> bool:
     rows = len(example.items)
     return (
         rows == len(example.labels)
-        and len(example.features) == 4 * rows * _WIDTH
+        and len(example.features) == 4 * rows * width
         and min(example.labels, default=-1) >= 0
     )

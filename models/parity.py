@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from persona_stream.vocabulary.errors import ModelError
 from tables.counters import Floats
-from tables.features import FEATURE_NAMES
 
 TOLERANCE = 1e-5
 """Largest difference of two scores, relative to the expected one where that is above 1 in size."""
@@ -41,13 +40,16 @@ class Probe(Struct, frozen=True):
         return msgspec.json.encode(_ProbeText(*texts)).decode()
 
     @classmethod
-    def from_text(cls, text: str) -> "Probe":
-        """Read back what `to_text` wrote. Raises ModelError where it is not a probe of at least one row."""
+    def from_text(cls, text: str, width: int) -> "Probe":
+        """Read back what `to_text` wrote of rows of `width` features.
+
+        Raises ModelError where it is not a probe of at least one row.
+        """
         try:
             held = msgspec.json.decode(text, type=_ProbeText)
             features = np.frombuffer(base64.b64decode(held.features, validate=True), dtype="<f4")
             scores = np.frombuffer(base64.b64decode(held.scores, validate=True), dtype="<f4")
-            probe = cls(features.reshape(-1, len(FEATURE_NAMES)), scores)
+            probe = cls(features.reshape(-1, width), scores)
         except ValueError as error:
             raise ModelError(f"the model's parity probe can't be read: {error}.", hint="Train it again.") from error
         if len(probe.scores) == 0 or len(probe.scores) != len(probe.features):

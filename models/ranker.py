@@ -16,7 +16,7 @@ import onnxruntime
 from models.parity import Probe, check_parity
 from persona_stream.vocabulary.errors import ModelError
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.feature_set import FeatureSet
 
 FEATURES_INPUT = "features"
 """Name of the model's only input, float32 `[n, F]`."""
@@ -24,7 +24,7 @@ HASH_PROPERTY = "feature_hash"
 NAMES_PROPERTY = "feature_names"
 PROBE_PROPERTY = "parity_probe"
 
-_RETRAIN = "Train one on this version's features: `persona-stream train`."
+_RETRAIN = "Train one on today's features: `persona-stream train`."
 
 
 class Ranker:
@@ -33,11 +33,11 @@ class Ranker:
     Load it in the process that serves it: sessions do not survive a fork.
     """
 
-    def __init__(self, onnx: bytes) -> None:
+    def __init__(self, onnx: bytes, feature_set: FeatureSet) -> None:
         self._session = _open(onnx)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        _check_features(self.metadata)
-        probe = Probe.from_text(self.metadata.get(PROBE_PROPERTY, ""))
+        _check_features(self.metadata, feature_set)
+        probe = Probe.from_text(self.metadata.get(PROBE_PROPERTY, ""), feature_set.width)
         self.parity = check_parity(probe.scores, self._run(probe.features), rows="probe rows")
         """The largest relative difference of scores found by the gate."""
 
@@ -57,7 +57,7 @@ class Ranker:
 
 
 def trained_features(onnx: bytes) -> tuple[str, tuple[str, ...]]:
-    """The hash and the names of the features that a model was trained on, whether or not it may be served today.
+    """The hash and the names of the features that a model was trained on, whether or not it may be served.
 
     Raises ModelError where it names none.
     """
@@ -89,11 +89,13 @@ def _open(onnx: bytes) -> onnxruntime.InferenceSession:
         raise ModelError(f"{len(onnx)} bytes are no ONNX model that can be served: {error}", hint=_RETRAIN) from error
 
 
-def _check_features(metadata: dict[str, str]) -> None:
+def _check_features(metadata: dict[str, str], feature_set: FeatureSet) -> None:
     trained_on = metadata.get(HASH_PROPERTY, "none")
-    if trained_on != FEATURE_HASH:
-        raise ModelError(f"the model was trained on features {trained_on}, these are {FEATURE_HASH}.", hint=_RETRAIN)
-    if _feature_names(metadata) != FEATURE_NAMES:
+    if trained_on != feature_set.hash:
+        raise ModelError(
+            f"the model was trained on features {trained_on}, these are {feature_set.hash}.", hint=_RETRAIN
+        )
+    if _feature_names(metadata) != feature_set.names:
         raise ModelError("the model names other features, or in another order.", hint=_RETRAIN)
 
 

@@ -18,6 +18,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import ModelRecord, decode_model, encode
 from persona_stream.vocabulary.topics import MAX_EVENT_BYTES, Topics
+from tables.features import feature_set
 
 LIVE = "live"
 PREVIOUS = "previous"
@@ -106,7 +107,7 @@ class Registry:
         taken."""
         _check_part(record.name, "name")
         _check_part(record.version, "version")
-        Ranker(record.onnx)
+        self._check(record)
         state = await self.load()
         if record.version in state.versions.get(record.name, {}):
             raise ModelError(
@@ -136,11 +137,15 @@ class Registry:
         return await self._go_live(state, name, earlier[0], earlier[1:])
 
     async def _go_live(self, state: RegistryState, name: str, version: str, previous: tuple[str, ...]) -> ModelRecord:
-        Ranker(state.version(name, version).onnx)
+        self._check(state.version(name, version))
         history = {PREVIOUS: msgspec.json.encode(previous).decode()}
         record = ModelRecord(name, version, b"", history, time.time_ns() // 1_000_000)
         await self._write(f"{name}/{LIVE}", record)
         return record
+
+    def _check(self, record: ModelRecord) -> None:
+        """Load it as a server would. Raises ModelError."""
+        Ranker(record.onnx, feature_set(self._settings))
 
     async def _write(self, key: str, record: ModelRecord) -> None:
         writer = BatchWriter(self._settings, client_id="persona-registry")

@@ -1,4 +1,4 @@
-"""Training a ranker from the logged examples: LambdaRank, judged on later time beside two simple rules."""
+"""Training a ranker from the logged examples: LambdaRank, judged on later time beside simple rules."""
 
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Example, ModelRecord, decode_example
 from persona_stream.vocabulary.topics import Topics
-from tables.features import FEATURE_NAMES
+from tables.feature_set import FeatureSet
 
 HELD_OUT_SHARE = 0.2
 """The last share of the time that examples cover is not trained on, but judged on."""
@@ -26,6 +26,9 @@ MIN_HELD_OUT_GROUPS = 10
 """Below these, what is learned and what is measured is noise."""
 PLACES = 10
 """Measures look at this many places of each list."""
+POPULARITY = ("item_purchases_total", "item_events_total")
+PERSONAL_FREQUENCY = ("pair_decayed_60d",)
+"""Features that a simple rule can rank by, the best first."""
 
 _TREES = 100
 # Least share of the rows in a leaf, within bounds: few rows must be enough, many must not be memorised.
@@ -45,12 +48,12 @@ class Measured(Struct, frozen=True):
 
 class TrainingReport(Struct, frozen=True):
     """What a ranker was trained on, and how it ranks later time beside two simple rules on the very same
-    groups."""
+    groups. A rule is None where its feature is not among those trained on."""
 
     ranker: Measured
-    popularity: Measured
+    popularity: Measured | None
     """Most purchased item first; most used where nothing was purchased."""
-    personal_frequency: Measured
+    personal_frequency: Measured | None
     """The user's own most frequent item first, each time worth exp(-age / 60 d)."""
     train_groups: int
     held_out_groups: int
@@ -102,7 +105,12 @@ async def read_examples(
 
 
 def train_ranker(
-    examples: Sequence[Example], *, seed: int = 1, threads: int = 1, on_progress: OnProgress = ignore_progress
+    examples: Sequence[Example],
+    feature_set: FeatureSet,
+    *,
+    seed: int = 1,
+    threads: int = 1,
+    on_progress: OnProgress = ignore_progress,
 ) -> TrainedRanker:
     """Train LambdaRank (Burges 2010) on the first 80 % of time, judge it on the rest, and export it.
 
@@ -111,12 +119,12 @@ def train_ranker(
     trees to grow). Raises ModelError where there are too few groups, or where the exported model does not
     score as the trained one.
     """
-    groups, dropped = join_examples(examples)
+    groups, dropped = join_examples(examples, feature_set)
     train, held_out = _split(groups, dropped)
-    booster = _grow(train, seed, threads, on_progress)
-    report = _judge(booster, train, held_out, dropped, seed)
+    booster = _grow(train, feature_set, seed, threads, on_progress)
+    report = _judge(booster, train, held_out, feature_set, dropped, seed)
     metadata = _metadata(report, seed)
-    return TrainedRanker(export_onnx(booster, train.features, metadata), metadata, report)
+    return TrainedRanker(export_onnx(booster, train.features, metadata, feature_set), metadata, report)
 
 
 def _split(groups: Groups, dropped: Dropped) -> tuple[Groups, Groups]:
@@ -136,7 +144,7 @@ def _split(groups: Groups, dropped: Dropped) -> tuple[Groups, Groups]:
     return groups.slice(0, cut), groups.slice(cut, len(groups))
 
 
-def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> lightgbm.Booster:
+def _grow(train: Groups, feature_set: FeatureSet, seed: int, threads: int, on_progress: OnProgress) -> lightgbm.Booster:
     leaf_rows = int(np.clip(len(train.labels) * _LEAF_SHARE, _LEAF_LEAST, _LEAF_MOST))
     parameters: dict[str, object] = {
         "objective": "lambdarank",
@@ -151,7 +159,7 @@ def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> li
         "verbosity": -1,
     }
     data = lightgbm.Dataset(
-        train.features, train.labels, group=train.sizes, feature_name=list(FEATURE_NAMES), free_raw_data=False
+        train.features, train.labels, group=train.sizes, feature_name=list(feature_set.names), free_raw_data=False
     )
 
     def show(environment: lightgbm.callback.CallbackEnv) -> None:
@@ -160,13 +168,13 @@ def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> li
     return lightgbm.train(parameters, data, num_boost_round=_TREES, callbacks=[show])
 
 
-def _judge(booster: lightgbm.Booster, train: Groups, held_out: Groups, dropped: Dropped, seed: int) -> TrainingReport:
-    purchases = _column(held_out, "item_purchases_total")
-    popularity = purchases if purchases.any() else _column(held_out, "item_events_total")
+def _judge(
+    booster: lightgbm.Booster, train: Groups, held_out: Groups, feature_set: FeatureSet, dropped: Dropped, seed: int
+) -> TrainingReport:
     return TrainingReport(
         ranker=_measure(held_out, np.asarray(booster.predict(held_out.features), dtype=np.float64), seed),
-        popularity=_measure(held_out, popularity, seed),
-        personal_frequency=_measure(held_out, _column(held_out, "pair_decayed_60d"), seed),
+        popularity=_measure_rule(held_out, feature_set, POPULARITY, seed),
+        personal_frequency=_measure_rule(held_out, feature_set, PERSONAL_FREQUENCY, seed),
         train_groups=len(train),
         held_out_groups=len(held_out),
         train_rows=len(train.labels),
@@ -185,8 +193,13 @@ def _measure(groups: Groups, scores: Numbers, seed: int) -> Measured:
     )
 
 
-def _column(groups: Groups, name: str) -> Numbers:
-    return groups.features[:, FEATURE_NAMES.index(name)].astype(np.float64)
+def _measure_rule(groups: Groups, feature_set: FeatureSet, names: Sequence[str], seed: int) -> Measured | None:
+    places = [at for at in map(feature_set.get, names) if at is not None]
+    if not places:
+        return None
+    # Where nothing was purchased, the purchases put nothing in order.
+    at = next((at for at in places if groups.features[:, at].any()), places[-1])
+    return _measure(groups, groups.features[:, at].astype(np.float64), seed)
 
 
 def _metadata(report: TrainingReport, seed: int) -> dict[str, str]:

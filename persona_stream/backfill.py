@@ -32,7 +32,8 @@ from persona_stream.vocabulary.topics import Topics
 from tables import items as items_table
 from tables import users as users_table
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.feature_set import FeatureSet
+from tables.features import feature_set
 from tables.items import ItemState
 from tables.users import UserState
 
@@ -70,8 +71,8 @@ class SessionQuestion(Struct):
         """1 for each candidate that was chosen, int64 `[n]`."""
         return np.array([item in self.chosen for item in self.question.items], dtype=np.int64)
 
-    def example(self) -> Example:
-        """All positives and some negatives, picked by hash."""
+    def example(self, feature_set: FeatureSet) -> Example:
+        """All positives and some negatives, picked by hash; `feature_set`: what the question's features are."""
         labels = self.labels()
         negatives = np.flatnonzero(labels == 0).tolist()
         negatives.sort(key=lambda at: xxh3_64_intdigest(f"{self.group}/{self.question.items[at]}".encode()))
@@ -80,7 +81,7 @@ class SessionQuestion(Struct):
             group=self.group,
             user=self.user,
             ts_ms=self.ts_ms,
-            feature_hash=FEATURE_HASH,
+            feature_hash=feature_set.hash,
             items=[self.question.items[at] for at in kept],
             features=self.question.features[kept].tobytes(),
             labels=labels[kept].tolist(),
@@ -197,10 +198,10 @@ def next_session_ndcg(questions: Sequence[SessionQuestion], score: ScoreRows, *,
     return bootstrap_interval(values, seed=seed)
 
 
-def by_feature(name: str) -> ScoreRows:
-    """Ranking by one feature alone: the simple rules to beat."""
-    column = FEATURE_NAMES.index(name)
-    return lambda features: features[:, column]
+def by_feature(feature_set: FeatureSet, names: Sequence[str]) -> ScoreRows | None:
+    """Ranking by one feature alone, a simple rule to beat: the first of `names` that there is; None without one."""
+    column = next((at for at in map(feature_set.get, names) if at is not None), None)
+    return None if column is None else lambda features: features[:, column]
 
 
 def session_starts(log: Sequence[LoggedEvent], gap_ms: int) -> int:
@@ -232,8 +233,8 @@ async def backfill(
 
 async def write_examples(settings: Settings, writer: BatchWriter, questions: Sequence[SessionQuestion]) -> int:
     """Write questions as examples; returns how many."""
-    topic = Topics(settings.namespace).examples
+    topic, features = Topics(settings.namespace).examples, feature_set(settings)
     for start in range(0, len(questions), WRITE_EVERY):
-        part = questions[start : start + WRITE_EVERY]
-        await writer.write_keyed(topic, [Record(asked.user.encode(), encode(asked.example())) for asked in part])
+        examples = [asked.example(features) for asked in questions[start : start + WRITE_EVERY]]
+        await writer.write_keyed(topic, [Record(example.user.encode(), encode(example)) for example in examples])
     return len(questions)

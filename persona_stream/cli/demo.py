@@ -32,6 +32,7 @@ from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
+from tables.features import feature_set
 from tables.learner import OnlineState, decode
 
 DEFAULT_EVENTS = 100_000
@@ -91,7 +92,7 @@ async def _tell(settings: Settings, events: int) -> None:
     asked = await backfill_sessions(settings)
     options = TrainOptions(name=MODEL, origin="backfill", seed=1, promote=True, backfill=True)
     trained = await train_on_examples(settings, options)
-    print_next_session(asked, trained)
+    print_next_session(asked, trained, feature_set(settings))
     version = await publish_ranker(settings, MODEL, trained)
     await Registry(settings).promote(MODEL, version)
     _step("4", f"answers, with {MODEL}/{version} and the online model blended")

@@ -8,7 +8,15 @@ from msgspec import Struct
 
 from models.ranker import Ranker
 from models.registry import Registry
-from models.train import Measured, TrainedRanker, TrainingReport, read_examples, train_ranker
+from models.train import (
+    PERSONAL_FREQUENCY,
+    POPULARITY,
+    Measured,
+    TrainedRanker,
+    TrainingReport,
+    read_examples,
+    train_ranker,
+)
 from persona_stream.backfill import ScoreRows, SessionQuestion, backfill, by_feature, next_session_ndcg
 from persona_stream.cli.cluster import reachable
 from persona_stream.cli.console import out, print_table, quiet_libraries
@@ -16,13 +24,15 @@ from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.running import connected
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
+from tables.feature_set import FeatureSet
+from tables.features import feature_set
 
 MAX_SESSIONS = 4000
 """Enough to order by; more makes training longer, not much better."""
 
 
 class TrainOptions(Struct, frozen=True, kw_only=True):
-    """How to train. `promote` None: only if it ranks later time better than both simple rules."""
+    """How to train. `promote` None: only if it ranks later time better than the simple rules."""
 
     name: str
     origin: str | None
@@ -44,7 +54,7 @@ async def _train(settings: Settings, options: TrainOptions) -> int:
         trained = await train_on_examples(settings, options)
         print_report(trained.report)
         if asked:
-            print_next_session(asked, trained)
+            print_next_session(asked, trained, feature_set(settings))
         version = await publish_ranker(settings, options.name, trained)
         out.print(f"published model {options.name} {version} ({len(trained.onnx):,} bytes)")
         if options.promote if options.promote is not None else beats_simple_rules(trained.report):
@@ -72,21 +82,23 @@ async def train_on_examples(settings: Settings, options: TrainOptions) -> Traine
         origins = None if options.origin is None else {options.origin}
         examples = await read_examples(settings, origins=origins, on_progress=on_progress)
     with progress_bar("growing trees") as on_progress:
-        return await asyncio.to_thread(train_ranker, examples, seed=options.seed, on_progress=on_progress)
+        return await asyncio.to_thread(
+            train_ranker, examples, feature_set(settings), seed=options.seed, on_progress=on_progress
+        )
 
 
-def print_next_session(asked: Sequence[SessionQuestion], trained: TrainedRanker) -> None:
+def print_next_session(asked: Sequence[SessionQuestion], trained: TrainedRanker, features: FeatureSet) -> None:
     """How well all candidates are ordered when a session of later time begins, judged by all that was chosen in it."""
     held_out = [question for question in asked if question.ts_ms >= trained.report.held_out_from_ms]
     if not held_out:
         return
-    ways: dict[str, ScoreRows] = {
-        "this ranker": Ranker(trained.onnx).score,
-        "personal frequency": by_feature("pair_decayed_60d"),
-        "popularity": by_feature("item_purchases_total"),
+    ways: dict[str, ScoreRows | None] = {
+        "this ranker": Ranker(trained.onnx, features).score,
+        "personal frequency": by_feature(features, PERSONAL_FREQUENCY),
+        "popularity": by_feature(features, POPULARITY),
     }
     out.print(f"what users chose next, in {len(held_out):,} sessions of later weeks, from all candidates found:")
-    measured = [(name, next_session_ndcg(held_out, score)) for name, score in ways.items()]
+    measured = [(name, next_session_ndcg(held_out, score)) for name, score in ways.items() if score is not None]
     print_table(
         ["", "NDCG@10", "95 %"],
         [[name, f"{ndcg.mean:.3f}", f"{ndcg.low:.3f} to {ndcg.high:.3f}"] for name, ndcg in measured],
@@ -102,9 +114,9 @@ async def publish_ranker(settings: Settings, name: str, trained: TrainedRanker) 
 
 
 def beats_simple_rules(report: TrainingReport) -> bool:
-    """Whether its mean NDCG@10 on later time is above that of popularity and of personal frequency."""
-    rules = max(report.popularity.ndcg.mean, report.personal_frequency.ndcg.mean)
-    return report.ranker.ndcg.mean > rules
+    """Whether its mean NDCG@10 on later time is above that of popularity and of personal frequency, where measured."""
+    rules = [rule for rule in (report.popularity, report.personal_frequency) if rule is not None]
+    return all(report.ranker.ndcg.mean > rule.ndcg.mean for rule in rules)
 
 
 def print_report(report: TrainingReport) -> None:
@@ -118,7 +130,7 @@ def print_report(report: TrainingReport) -> None:
         "personal frequency": report.personal_frequency,
         "popularity": report.popularity,
     }
-    rows = [[name, *_cells(measured)] for name, measured in ways.items()]
+    rows = [[name, *_cells(measured)] for name, measured in ways.items() if measured is not None]
     print_table(["", "NDCG@10", "95 %", "HR@10", "95 %"], rows)
 
 

@@ -128,7 +128,7 @@ class Scorers:
         elif record.version != self._ranker_version:
             try:
                 # Loading runs the parity gate: off the event loop, while the old model goes on answering.
-                self._ranker = await asyncio.to_thread(Ranker, record.onnx)
+                self._ranker = await asyncio.to_thread(Ranker, record.onnx, self._feature_set)
                 self._ranker_version = record.version
                 logger.info("serving %s/%s", RANKER, record.version)
             except ModelError as error:

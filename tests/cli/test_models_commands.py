@@ -12,18 +12,19 @@ from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Example, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.features import feature_set
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 GROUPS, ROWS = 200, 8
-_POPULARITY = FEATURE_NAMES.index("item_purchases_total")
+FEATURES = feature_set(Settings())
+_POPULARITY = FEATURES.index("item_purchases_total")
 
 
 def make_example(group: int, *, popular: bool) -> Example:
     """Alternatives; what is chosen is the most popular, or follows from two other features together."""
     random = np.random.default_rng(group)
-    features = random.gamma(1.0, 1.0, size=(ROWS, len(FEATURE_NAMES))).astype(np.float32)
+    features = random.gamma(1.0, 1.0, size=(ROWS, FEATURES.width)).astype(np.float32)
     wish = features[:, _POPULARITY] if popular else features[:, 0] * features[:, 1]
     labels = np.zeros(ROWS, dtype=np.int64)
     labels[np.argmax(wish)] = 1
@@ -31,7 +32,7 @@ def make_example(group: int, *, popular: bool) -> Example:
         group=f"g{group:05}",
         user=f"u{group % 7}",
         ts_ms=3_600_000 * group,
-        feature_hash=FEATURE_HASH,
+        feature_hash=FEATURES.hash,
         items=[f"i{row}" for row in range(ROWS)],
         features=features.tobytes(),
         labels=labels.tolist(),
@@ -86,6 +87,26 @@ def test_promote_and_rollback_change_what_is_served(call: Call, learnable: Setti
     back = call("models", "rollback", settings=learnable)
     assert "back at v1" in back.stdout
     assert live(learnable) == "v1"
+
+
+def test_a_ranker_of_other_features_is_neither_promoted_nor_hidden(call: Call, learnable: Settings) -> None:
+    assert call("train", "--no-promote", settings=learnable).returncode == 0
+    today, old = FEATURES.hash, "0" * len(FEATURES.hash)
+
+    async def plant() -> None:
+        record = (await Registry(learnable).load()).version("ranker", "v1")
+        record.version, record.onnx = "v0", record.onnx.replace(today.encode(), old.encode())
+        writer = BatchWriter(learnable, client_id="test")
+        await writer.start()
+        await writer.write_keyed(Topics(learnable.namespace).models, [Record(b"ranker/v0", encode(record))])
+        await writer.stop()
+
+    asyncio.run(plant())
+    refused = call("models", "promote", "v0", settings=learnable)
+    assert refused.returncode == 1
+    assert f"trained on features {old}, these are {today}" in " ".join(refused.stderr.split())
+    assert live(learnable) is None
+    assert "ranker\tv0" in call("models", "list", settings=learnable).stdout
 
 
 def test_one_that_is_no_better_is_published_but_not_served(call: Call, settings: Settings) -> None:

@@ -21,6 +21,7 @@ from persona_stream.cli.probe import any_free_port
 from persona_stream.explain.explanation import Explanation, explain
 from persona_stream.kafka.writer import Record
 from persona_stream.vocabulary.messages import Decision, decode_decision
+from tables.features import feature_set
 
 BURST = 10_000
 BURSTS = 10
@@ -95,7 +96,7 @@ def _is_behind(decision: Decision, ends: dict[int, int]) -> bool:
 
 
 async def _publish_ranker(namespace: Live) -> None:
-    trained = train_ranker(await read_examples(namespace.settings))
+    trained = train_ranker(await read_examples(namespace.settings), feature_set(namespace.settings))
     registry = Registry(namespace.settings)
     await registry.publish(trained.record("ranker", "v1", 0))
     await registry.promote("ranker", "v1")

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from models.train import TrainedRanker, train_ranker
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Example
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.features import feature_set
 
 MakeExamples = Callable[..., list[Example]]
 
-_PAIR = FEATURE_NAMES.index("pair_decayed_60d")
-_TOTAL = FEATURE_NAMES.index("item_purchases_total")
-_COVISITS = FEATURE_NAMES.index("covisits")
+FEATURES = feature_set(Settings())
+
+_PAIR = FEATURES.index("pair_decayed_60d")
+_TOTAL = FEATURES.index("item_purchases_total")
+_COVISITS = FEATURES.index("covisits")
 
 
 def _examples(groups: int, *, rows: int = 12, seed: int = 7) -> list[Example]:
@@ -21,7 +24,7 @@ def _examples(groups: int, *, rows: int = 12, seed: int = 7) -> list[Example]:
     random = np.random.default_rng(seed)
     made: list[Example] = []
     for group in range(groups):
-        features = random.gamma(1.0, 1.0, size=(rows, len(FEATURE_NAMES))).astype(np.float32)
+        features = random.gamma(1.0, 1.0, size=(rows, FEATURES.width)).astype(np.float32)
         wish = features[:, _PAIR] + 0.3 * features[:, _TOTAL] + 2.0 * (features[:, _COVISITS] > 1.5)
         labels = np.zeros(rows, dtype=np.int64)
         labels[np.argsort(-(wish + random.gumbel(0, 0.3, rows)))[:2]] = 1
@@ -31,7 +34,7 @@ def _examples(groups: int, *, rows: int = 12, seed: int = 7) -> list[Example]:
                 group=f"g{group:05}",
                 user=f"u{group % 17}",
                 ts_ms=3_600_000 * group,
-                feature_hash=FEATURE_HASH,
+                feature_hash=FEATURES.hash,
                 items=items,
                 features=features.tobytes(),
                 labels=labels.tolist(),
@@ -52,4 +55,4 @@ def make_examples() -> MakeExamples:
 @pytest.fixture(scope="session")
 def trained() -> TrainedRanker:
     """A ranker trained on 300 groups."""
-    return train_ranker(_examples(300), seed=3)
+    return train_ranker(_examples(300), FEATURES, seed=3)

@@ -14,10 +14,12 @@ from models.export import PROBE_ROWS, export_onnx, floor_thresholds, floor_to_fl
 from models.parity import Probe, check_parity
 from models.ranker import HASH_PROPERTY, NAMES_PROPERTY, PROBE_PROPERTY, Ranker
 from models.train import TrainedRanker
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.features import feature_set
 
-WIDTH = len(FEATURE_NAMES)
+FEATURES = feature_set(Settings())
+WIDTH = FEATURES.width
 PLAIN = {"objective": "regression", "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "seed": 1}
 
 Rows = NDArray[np.float32]
@@ -46,7 +48,7 @@ def test_without_flooring_rows_go_to_other_leaves_and_with_it_none_does() -> Non
     with pytest.raises(ModelError, match=r"differs from the trained one on \d+ of 2000 rows; the worst, row \d+"):
         check_parity(expected, session.run(None, {"features": rows})[0][:, 0], rows="rows")
 
-    ranker = Ranker(export_onnx(booster, rows, {}))
+    ranker = Ranker(export_onnx(booster, rows, {}, FEATURES), FEATURES)
     assert check_parity(expected, ranker.score(rows), rows="rows") < 1e-5
 
 
@@ -68,7 +70,7 @@ def test_missing_values_take_the_same_way() -> None:
     rows, target = _epoch_seconds()
     rows[np.random.default_rng(5).random(rows.shape) < 0.2] = np.nan
     booster = _booster(rows, np.nan_to_num(target))
-    ranker = Ranker(export_onnx(booster, rows, {}))
+    ranker = Ranker(export_onnx(booster, rows, {}, FEATURES), FEATURES)
     check_parity(np.asarray(booster.predict(rows)), ranker.score(rows), rows="rows with missing values")
 
 
@@ -77,22 +79,22 @@ def test_zero_as_missing_is_refused() -> None:
     rows[::3, 1] = 0.0
     booster = _booster(rows, target, zero_as_missing=True)
     with pytest.raises(ModelError, match="zero_as_missing=False"):
-        export_onnx(booster, rows, {})
+        export_onnx(booster, rows, {}, FEATURES)
 
 
 def test_a_model_of_other_columns_is_refused() -> None:
     rows, target = _epoch_seconds()
     booster = _booster(rows[:, :5], target)
     with pytest.raises(ModelError, match="the model has 5"):
-        export_onnx(booster, rows, {})
+        export_onnx(booster, rows, {}, FEATURES)
 
 
 def test_the_metadata_travels(trained: TrainedRanker) -> None:
-    metadata = Ranker(trained.onnx).metadata
-    assert metadata[HASH_PROPERTY] == FEATURE_HASH
-    assert msgspec.json.decode(metadata[NAMES_PROPERTY]) == list(FEATURE_NAMES)
+    metadata = Ranker(trained.onnx, FEATURES).metadata
+    assert metadata[HASH_PROPERTY] == FEATURES.hash
+    assert msgspec.json.decode(metadata[NAMES_PROPERTY]) == list(FEATURES.names)
     assert metadata | trained.metadata == metadata
-    assert len(Probe.from_text(metadata[PROBE_PROPERTY]).scores) == PROBE_ROWS
+    assert len(Probe.from_text(metadata[PROBE_PROPERTY], WIDTH).scores) == PROBE_ROWS
 
 
 def _tampered(trained: TrainedRanker, properties: dict[str, str | None]) -> bytes:
@@ -108,7 +110,7 @@ def _tampered(trained: TrainedRanker, properties: dict[str, str | None]) -> byte
     [
         ({HASH_PROPERTY: "0123456789abcdef"}, "trained on features 0123456789abcdef"),
         ({HASH_PROPERTY: None}, "trained on features none"),
-        ({NAMES_PROPERTY: msgspec.json.encode(FEATURE_NAMES[::-1]).decode()}, "in another order"),
+        ({NAMES_PROPERTY: msgspec.json.encode(FEATURES.names[::-1]).decode()}, "in another order"),
         ({NAMES_PROPERTY: None}, "does not name its features"),
         ({PROBE_PROPERTY: None}, "probe can't be read"),
         ({PROBE_PROPERTY: '{"features": "!", "scores": ""}'}, "probe can't be read"),
@@ -119,7 +121,7 @@ def test_a_model_without_its_papers_is_refused(
     trained: TrainedRanker, properties: dict[str, str | None], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        Ranker(_tampered(trained, properties))
+        Ranker(_tampered(trained, properties), FEATURES)
 
 
 def test_a_model_that_scores_otherwise_is_refused_on_loading(trained: TrainedRanker) -> None:
@@ -128,18 +130,18 @@ def test_a_model_that_scores_otherwise_is_refused_on_loading(trained: TrainedRan
     leaves = next(attribute for attribute in trees.attribute if attribute.name == "target_weights")
     leaves.floats[:] = [weight * 1.01 for weight in leaves.floats]
     with pytest.raises(ModelError, match=r"of 64 probe rows; the worst, row \d+, scores"):
-        Ranker(model.SerializeToString())
+        Ranker(model.SerializeToString(), FEATURES)
 
 
 @pytest.mark.parametrize("raw", [b"", b"no model", b"\x08\x04"])
 def test_what_is_no_model_is_refused(raw: bytes) -> None:
     with pytest.raises(ModelError, match=f"^{len(raw)} bytes are no ONNX model"):
-        Ranker(raw)
+        Ranker(raw, FEATURES)
 
 
 def test_lists_of_any_length_are_scored_alike(trained: TrainedRanker) -> None:
-    ranker = Ranker(trained.onnx)
-    rows = Probe.from_text(ranker.metadata[PROBE_PROPERTY]).features
+    ranker = Ranker(trained.onnx, FEATURES)
+    rows = Probe.from_text(ranker.metadata[PROBE_PROPERTY], WIDTH).features
     together = ranker.score(rows)
     assert together.dtype == np.float32
     assert ranker.score(rows[:0]).shape == (0,)
@@ -148,7 +150,7 @@ def test_lists_of_any_length_are_scored_alike(trained: TrainedRanker) -> None:
 
 def test_rows_of_another_width_are_refused(trained: TrainedRanker) -> None:
     with pytest.raises(ModelError, match=r"can't score \(2, 3\) features"):
-        Ranker(trained.onnx).score(np.zeros((2, 3), dtype=np.float32))
+        Ranker(trained.onnx, FEATURES).score(np.zeros((2, 3), dtype=np.float32))
 
 
 def test_a_score_that_is_no_number_fails_the_gate() -> None:

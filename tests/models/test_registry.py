@@ -15,7 +15,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, ModelError
 from persona_stream.vocabulary.messages import ModelRecord, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.features import FEATURE_HASH
+from tables.features import feature_set
 
 
 def _version(name: str, version: str) -> tuple[bytes, bytes]:
@@ -137,7 +137,8 @@ async def test_what_must_not_be_served_is_refused(settings: Settings, trained: T
 async def test_a_model_of_other_features_in_the_topic_is_not_promoted(
     settings: Settings, trained: TrainedRanker
 ) -> None:
-    stale = trained.onnx.replace(FEATURE_HASH.encode(), b"0" * len(FEATURE_HASH))
+    today = feature_set(settings).hash
+    stale = trained.onnx.replace(today.encode(), b"0" * len(today))
     key, value = b"ranker/v1", encode(ModelRecord("ranker", "v1", stale, {}, 1))
     producer = AIOKafkaProducer(**settings.kafka_client())
     await producer.start()
@@ -146,7 +147,7 @@ async def test_a_model_of_other_features_in_the_topic_is_not_promoted(
     finally:
         await producer.stop()
     registry = Registry(settings)
-    with pytest.raises(ModelError, match="trained on features 0000000000000000"):
+    with pytest.raises(ModelError, match=f"trained on features 0000000000000000, these are {today}"):
         await registry.promote("ranker", "v1")
     assert (await registry.load()).live == {}
 

@@ -10,9 +10,12 @@ import pytest
 from models.groups import join_examples
 from models.ranker import Ranker
 from models.train import TrainedRanker, TrainingReport, train_ranker
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Example
-from tables.features import FEATURE_NAMES
+from tables.features import feature_set
+
+FEATURES = feature_set(Settings())
 
 MakeExamples = Callable[..., list[Example]]
 
@@ -30,6 +33,8 @@ def _row_by_row(examples: list[Example]) -> list[Example]:
 
 def test_it_beats_popularity_and_personal_frequency_on_later_time(trained: TrainedRanker) -> None:
     report = trained.report
+    assert report.popularity is not None
+    assert report.personal_frequency is not None
     assert report.ranker.ndcg.low > max(report.popularity.ndcg.high, report.personal_frequency.ndcg.high)
     assert report.ranker.ndcg.low < report.ranker.ndcg.mean < report.ranker.ndcg.high
     assert report.popularity.ndcg.mean != report.personal_frequency.ndcg.mean
@@ -49,13 +54,13 @@ def test_the_time_held_out_is_a_share_of_time_not_of_groups(make_examples: MakeE
     examples = make_examples(200)
     for example in examples[150:]:
         example.ts_ms = examples[150].ts_ms
-    report = train_ranker(examples).report
+    report = train_ranker(examples, FEATURES).report
     assert report.held_out_from_ms == 120 * 3_600_000
 
 
 def test_the_exported_model_ranks_as_the_report_says(trained: TrainedRanker, make_examples: MakeExamples) -> None:
-    ranker = Ranker(trained.onnx)
-    held_out, _ = join_examples(make_examples(300)[240:])
+    ranker = Ranker(trained.onnx, FEATURES)
+    held_out, _ = join_examples(make_examples(300)[240:], FEATURES)
     scores = ranker.score(held_out.features).reshape(60, 12)
     found = np.take_along_axis(held_out.labels.reshape(60, 12), np.argsort(-scores, axis=1)[:, :10], axis=1)
     assert (found > 0).any(axis=1).mean() == pytest.approx(trained.report.ranker.hit_rate.mean, abs=1e-9)
@@ -66,14 +71,14 @@ def test_records_of_one_row_are_joined_by_group_in_any_order(
 ) -> None:
     rows = _row_by_row(make_examples(300))
     order = np.random.default_rng(1).permutation(len(rows))
-    assert train_ranker([rows[i] for i in order], seed=3).onnx == trained.onnx
+    assert train_ranker([rows[i] for i in order], FEATURES, seed=3).onnx == trained.onnx
 
 
 def test_a_row_that_comes_twice_counts_once_with_its_highest_label(make_examples: MakeExamples) -> None:
     examples = make_examples(3)
     early = [msgspec.structs.replace(example, labels=[0] * 12) for example in examples]
-    groups, _ = join_examples(early + examples)
-    alone, _ = join_examples(examples)
+    groups, _ = join_examples(early + examples, FEATURES)
+    alone, _ = join_examples(examples, FEATURES)
     np.testing.assert_array_equal(groups.labels, alone.labels)
     np.testing.assert_array_equal(groups.features, alone.features)
 
@@ -85,13 +90,13 @@ def test_what_says_nothing_about_order_is_dropped_and_counted(make_examples: Mak
     examples[2].feature_hash = "other"
     examples[3].items = examples[3].items[:-1]
     examples[4].labels = [-1] * 12
-    groups, dropped = join_examples(examples)
+    groups, dropped = join_examples(examples, FEATURES)
     assert groups.ts_ms.tolist() == [examples[5].ts_ms]
     assert (dropped.one_sided, dropped.other_features, dropped.malformed) == (2, 1, 2)
 
 
 def test_no_examples_join_to_no_groups() -> None:
-    groups, dropped = join_examples([])
+    groups, dropped = join_examples([], FEATURES)
     assert (len(groups), dropped.one_sided) == (0, 0)
 
 
@@ -101,18 +106,18 @@ def test_too_few_groups_are_refused_with_the_numbers(make_examples: MakeExamples
     for example in examples[:1]:
         example.labels = [0] * 12
     with pytest.raises(ModelError, match=r"too few groups .*: \d+ to train on \(at least 50\) and \d+ in the last 20%"):
-        train_ranker(examples)
+        train_ranker(examples, FEATURES)
 
 
 def test_rows_that_are_all_alike_still_make_a_model(make_examples: MakeExamples) -> None:
     examples = make_examples(100)
     for example in examples:
         example.features = bytes(len(example.features))
-    ranker = Ranker(train_ranker(examples).onnx)
-    assert len(set(ranker.score(np.zeros((3, len(FEATURE_NAMES)), dtype=np.float32)).tolist())) == 1
+    ranker = Ranker(train_ranker(examples, FEATURES).onnx, FEATURES)
+    assert len(set(ranker.score(np.zeros((3, FEATURES.width), dtype=np.float32)).tolist())) == 1
 
 
 def test_progress_counts_trees(make_examples: MakeExamples) -> None:
     seen: list[tuple[int, int]] = []
-    train_ranker(make_examples(80), on_progress=lambda done, total: seen.append((done, total)))
+    train_ranker(make_examples(80), FEATURES, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(tree, 100) for tree in range(1, 101)]
