@@ -16,9 +16,10 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Decision, ModelRecord
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES
+from tables.feature_set import FeatureSet
+from tables.features import feature_set
 
-_POSITION = FEATURE_NAMES.index("position")
+_POSITION = "position"
 _HISTORY_ALONE = frozenset({"deadline", "model-error"})
 """Fallbacks that came of the moment: they are taken as they were."""
 
@@ -27,6 +28,8 @@ class Again(Struct):
     """What today's engine makes of the question, and what it needed for that."""
 
     engine: Engine
+    features: FeatureSet
+    """Today's."""
     question: Question
     scored: Scored
     fallback: str | None
@@ -44,8 +47,8 @@ class Again(Struct):
 async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again:
     """Ask. Where models of then are gone or may not be served, `past.notes` says so."""
     unused = DecisionLog(settings, BatchWriter(settings, client_id="explain"))
-    engine = Engine(settings, past.replica, unused)
-    names = FEATURE_NAMES if decision.feature_hash == FEATURE_HASH else ()
+    engine, features = Engine(settings, past.replica, unused), feature_set(settings)
+    names = features.names if decision.feature_hash == features.hash else ()
     record = await _ranker(settings, decision, past)
     if record is not None and names:
         await engine.scorers.load(record)
@@ -58,20 +61,21 @@ async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again
     question.slot, question.asked, question.withheld = decision.slot, decision.asked, decision.withheld
     question.context = {} if decision.segment is None else {settings.segment_field: decision.segment}
     question.due_s = -math.inf if decision.fallback in _HISTORY_ALONE else math.inf
-    logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), _width(decision))
-    if decision.state is None and names == FEATURE_NAMES:
+    logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), _width(decision, features))
+    position = features.get(_POSITION)
+    if decision.state is None and names == features.names and position is not None:
         # The list as it was given is not known, but what its places made of it is.
-        question.features[:, _POSITION] = logged[:, _POSITION]
+        question.features[:, position] = logged[:, position]
     scored, fallback = engine.score(question)
     if decision.fallback in _HISTORY_ALONE and fallback == "deadline":
         fallback = decision.fallback
     order, scores = best(scored, min(decision.k or len(decision.items), LOGGED_ITEMS))
     withheld = engine.shown([*items, *decision.withheld], decision.as_of_ms)[1]
-    return Again(engine, question, scored, fallback, order.tolist(), scores, withheld, logged, names)
+    return Again(engine, features, question, scored, fallback, order.tolist(), scores, withheld, logged, names)
 
 
-def _width(decision: Decision) -> int:
-    return len(decision.features) // 4 // len(decision.items) if decision.items else len(FEATURE_NAMES)
+def _width(decision: Decision, features: FeatureSet) -> int:
+    return len(decision.features) // 4 // len(decision.items) if decision.items else features.width
 
 
 async def _ranker(settings: Settings, decision: Decision, past: Past) -> ModelRecord | None:

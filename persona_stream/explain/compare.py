@@ -9,7 +9,6 @@ from persona_stream.explain.again import Again
 from persona_stream.explain.past import Past
 from persona_stream.serving.candidates import MAX_CANDIDATES
 from persona_stream.vocabulary.messages import Decision
-from tables.features import FEATURE_HASH, FEATURE_NAMES
 
 TOLERANCE = 2e-6
 """Relative. Scores are logged with six digits, and another processor may round the last bit of a float32 otherwise."""
@@ -33,7 +32,7 @@ def differences(decision: Decision, past: Past, again: Again, expected: dict[str
     return [
         *_of_state(decision, past),
         *_of_candidates(decision, past, again, expected),
-        *_of_definition(decision),
+        *_of_definition(decision, again),
         *_of_policy(decision, again),
         *_of_features(decision, again),
         *_of_scores(decision, again),
@@ -68,11 +67,10 @@ def _of_candidates(decision: Decision, past: Past, again: Again, expected: dict[
             yield Difference("candidates", f"was not considered, and would be: {expected[item]}", item)
 
 
-def _of_definition(decision: Decision) -> Iterator[Difference]:
-    if decision.feature_hash != FEATURE_HASH:
-        yield Difference(
-            "definition", f"features were defined as {decision.feature_hash} then and are as {FEATURE_HASH} today"
-        )
+def _of_definition(decision: Decision, again: Again) -> Iterator[Difference]:
+    then, today = decision.feature_hash, again.features.hash
+    if then != today:
+        yield Difference("definition", f"features were defined as {then} then and are as {today} today")
 
 
 def _of_policy(decision: Decision, again: Again) -> Iterator[Difference]:
@@ -87,11 +85,12 @@ def _of_policy(decision: Decision, again: Again) -> Iterator[Difference]:
 
 def _of_features(decision: Decision, again: Again) -> Iterator[Difference]:
     place = {item: at for at, item in enumerate(again.question.items)}
+    columns = {name: at for at, name in enumerate(again.features.names)}
     for row, item in enumerate(decision.items):
         today = again.question.features[place[item]]
         for column, name in enumerate(again.names):
-            if name in FEATURE_NAMES:
-                then, now = float(again.logged[row, column]), float(today[FEATURE_NAMES.index(name)])
+            if name in columns:
+                then, now = float(again.logged[row, column]), float(today[columns[name]])
                 if not is_close(then, now):
                     yield Difference("features", f"{name} was {then:.6g} and is {now:.6g} today", item, name, then, now)
 

@@ -18,7 +18,6 @@ from persona_stream.serving.scorers import ONLINE
 from persona_stream.serving.views import rfc3339, user_view
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Decision, Positions
-from tables.features import FEATURE_NAMES
 
 CONTRIBUTIONS_SHOWN = 5
 
@@ -124,7 +123,7 @@ def _items(decision: Decision, again: Again, expected: dict[str, str]) -> list[I
     for row, item in enumerate(decision.items):
         at = place[item]
         logged = dict(zip(again.names, again.logged[row].tolist(), strict=False))
-        now = dict(zip(FEATURE_NAMES, question.features[at].tolist(), strict=True))
+        now = dict(zip(again.features.names, question.features[at].tolist(), strict=True))
         shown.append(
             ItemThen(
                 item=item,
@@ -151,13 +150,13 @@ def _contributions(again: Again, at: int) -> list[Contribution]:
         added = again.engine.scorers.online().contributions(row)[0]
     elif again.scored.policy == "history":
         weights = dict.fromkeys(AFFINITY, 1.0) | {POPULARITY: POPULARITY_WEIGHT}
-        added = row[0] * np.array([weights.get(name, 0.0) for name in FEATURE_NAMES])
+        added = row[0] * np.array([weights.get(name, 0.0) for name in again.features.names])
     else:
         return []
-    return _largest(row[0].tolist(), added.tolist())
+    return _largest(again.features.names, row[0].tolist(), added.tolist())
 
 
-def _largest(values: Sequence[float], added: Sequence[float]) -> list[Contribution]:
-    made = [Contribution(name, value, adds) for name, value, adds in zip(FEATURE_NAMES, values, added, strict=True)]
+def _largest(names: Sequence[str], values: Sequence[float], added: Sequence[float]) -> list[Contribution]:
+    made = [Contribution(name, value, adds) for name, value, adds in zip(names, values, added, strict=True)]
     made.sort(key=lambda one: -abs(one.adds))
     return [one for one in made[:CONTRIBUTIONS_SHOWN] if one.adds]

@@ -5,10 +5,7 @@ import numpy as np
 from persona_stream.explain.past import Past
 from persona_stream.serving.candidates import candidates_for
 from persona_stream.serving.item_columns import BLANK
-from tables.features import FEATURE_NAMES
-from tables.person import co_visited, person_columns
-
-_TOUCHES = FEATURE_NAMES.index("pair_touches")
+from tables.person import co_visited
 
 
 def origins(past: Past) -> dict[str, str]:
@@ -22,8 +19,5 @@ def origins(past: Past) -> dict[str, str]:
         for row in rows.tolist():
             goes_with.setdefault(columns.ids[row], f"goes with {recent}")
     found = candidates_for(past.user, columns, np.full(0, BLANK, dtype=np.int64))
-    touches = person_columns(past.user, found, as_of_ms=0, gap_ms=1, ordered=False)[:, _TOUCHES]
-    return {
-        item: "the user's own" if times else goes_with[item]
-        for item, times in zip(found, touches.tolist(), strict=True)
-    }
+    own = past.user.touches_of(found)
+    return {item: "the user's own" if item in own else goes_with[item] for item in found}

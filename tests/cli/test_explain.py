@@ -21,12 +21,14 @@ from models.ranker import HASH_PROPERTY, NAMES_PROPERTY
 from persona_stream.cli.probe import any_free_port
 from persona_stream.kafka.generations import Built, Change, write_change
 from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision, ModelRecord, decode_decision, encode, encode_json
-from tables.features import FEATURE_NAMES
+from tables.features import feature_set
 
 Call = Callable[..., Any]
 
+FEATURES = feature_set(Settings())
 SAME = "today's code gives the same answer."
 LATER_EVENTS = 40
 
@@ -163,7 +165,7 @@ def test_why_an_item_was_found_and_what_its_score_is_made_of(made: Made, call: C
     history = _json(call, made, made.decisions["history"])["items"]
     for item in history:
         assert sum(part["adds"] for part in item["contributions"]) == pytest.approx(item["score"], abs=1e-5)
-        assert list(item["features"]) == list(FEATURE_NAMES)
+        assert list(item["features"]) == list(FEATURES.names)
         assert item["features_today"] == {}
 
 
@@ -184,7 +186,7 @@ def test_an_unknown_id_and_another_user_are_told(made: Made, call: Call) -> None
 
 def test_a_planted_feature_is_named(made: Made, call: Call) -> None:
     features = np.frombuffer(made.decisions["history"].features, dtype=np.float32).copy()
-    features[FEATURE_NAMES.index("user_events_7d")] += 0.5
+    features[FEATURES.index("user_events_7d")] += 0.5
     planted = _plant(made, features=features.tobytes())
     done = call("explain", planted.id, **_on(made))
     assert done.returncode == 1
@@ -199,7 +201,7 @@ def test_a_planted_score_and_order_are_named(made: Made, call: Call) -> None:
     decision = made.decisions["history"]
     scores = [decision.scores[0] + 1, *decision.scores[1:]]
     assert _steps(call, made, _plant(made, scores=scores)) == ["scores"]
-    width = 4 * len(FEATURE_NAMES)
+    width = 4 * FEATURES.width
     swapped = _plant(
         made,
         items=[decision.items[1], decision.items[0], *decision.items[2:]],
@@ -246,14 +248,14 @@ def test_a_generation_that_was_folded_otherwise_is_told(made: Made, call: Call) 
 
 
 def test_features_defined_otherwise_are_compared_by_the_names_that_their_ranker_has(made: Made, call: Call) -> None:
-    names = ("once", *FEATURE_NAMES[1:])
+    names = ("once", *FEATURES.names[1:])
     asyncio.run(_publish_ranker_of(made.namespace, "v7", "old", names))
     columns = np.frombuffer(made.decisions["history"].features, dtype=np.float32).copy().reshape(-1, len(names))
     columns[0, :2] += 1
     planted = _plant(made, feature_hash="old", model="ranker/v7", features=columns.tobytes())
     differences = _json(call, made, planted)["differences"]
     assert [one["step"] for one in differences] == ["definition", "policy", "features"]
-    assert differences[-1]["feature"] == FEATURE_NAMES[1]
+    assert differences[-1]["feature"] == FEATURES.names[1]
 
 
 def test_a_decision_that_does_not_tell_its_state_is_explained_by_its_time(made: Made, call: Call) -> None:
