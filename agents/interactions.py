@@ -5,6 +5,9 @@ An outcome (click, cart, purchase) becomes an example: what was known of the use
 few items that the user did not choose.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from agents.emissions import Emissions, forwarded_from
@@ -16,8 +19,10 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KIND_INDEX, POSITIVE_KINDS, Event, check_skew, parse_event
 from persona_stream.vocabulary.messages import ItemEvent, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.covisits import neighbours, told_by
-from tables.person import PersonRows, co_visited
+from tables.covisits import co_visited, neighbours, told_by
+from tables.features.blocks import Request, RowsBuilder
+from tables.features.lookups import Lookups, nothing_known
+from tables.features.plan import Plan, plan_of
 from tables.users import (
     HASH_MASK,
     KIND_BITS,
@@ -53,11 +58,14 @@ def rules_of(settings: Settings) -> Rules:
 class Interactions:
     """Folds slices of `events.v1`. Holds no state of its own: all is in the partition it is given.
 
-    A replay that is after the state alone goes `with_examples=False`.
+    `lookups`: what features look up beside that state; by default nothing is known. A replay that is after the state
+    alone goes `with_examples=False`.
     """
 
-    def __init__(self, settings: Settings, *, with_examples: bool = True) -> None:
+    def __init__(self, settings: Settings, lookups: Lookups | None = None, *, with_examples: bool = True) -> None:
         self.settings = settings
+        self._plan = plan_of(settings)
+        self._lookups = lookups or nothing_known(self._plan.needs)
         self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
         self._rules = rules_of(settings)
@@ -73,7 +81,8 @@ class Interactions:
 
     def fold(self, part: Slice, users: Partition[UserState], out: Emissions) -> list[ItemEvent]:
         """Fold a slice into `users`; returns its events re-keyed by item, and puts into `out` what else there is."""
-        fold = _SliceFold(part, users, self._rules, out, with_examples=self._with_examples)
+        examples = _Examples(self._plan, self._lookups, self._rules.session_gap_ms) if self._with_examples else None
+        fold = _SliceFold(part, users, self._rules, out, examples)
         progress = users.progress
         for record in part:
             if record.offset <= progress.offset:
@@ -124,19 +133,45 @@ class Interactions:
         return event
 
 
+class _Examples:
+    """The rows of a slice's examples, each gathered before its event is applied and all evaluated together."""
+
+    def __init__(self, plan: Plan, lookups: Lookups, gap_ms: int) -> None:
+        self._plan = plan
+        self._traits = lookups.traits
+        self._rows = RowsBuilder(lookups.attributes, gap_ms)
+        self._events: list[ItemEvent] = []
+
+    def add(self, made: Sequence[ItemEvent], event: Event, state: UserState, impression: Impression | None) -> None:
+        """One example: the item chosen, then those that were not."""
+        places = {item: at for at, item in enumerate(impression[2])} if impression else {}
+        items = [one.item for one in made]
+        request = Request(event.context or {}, event.slot or "", self._traits(event.user))
+        positions = np.array([places.get(item, -1) for item in items])
+        self._rows.add(event.user, state, items, made[0].ts_ms, positions=positions, request=request)
+        recent = co_visited(state)
+        for at, one in enumerate(made):
+            one.label, one.group, one.user, one.recent_items = int(at == 0), event.id, event.user, recent
+        self._events += made
+
+    def evaluate(self) -> None:
+        """Give each event its row."""
+        if self._events:
+            for row, made in zip(self._plan.person(self._rows.rows()), self._events, strict=True):
+                made.user_features = row.tobytes()
+
+
 class _SliceFold:
     """One slice's way through the fold: gathers item events, and the rows of examples to evaluate together."""
 
     def __init__(
-        self, part: Slice, users: Partition[UserState], rules: Rules, out: Emissions, *, with_examples: bool
+        self, part: Slice, users: Partition[UserState], rules: Rules, out: Emissions, examples: _Examples | None
     ) -> None:
-        self._with_examples = with_examples
+        self._examples = examples
         self._partition = part.partition
         self._users = users
         self._rules = rules
         self._out = out
-        self._rows = PersonRows()
-        self._row_events: list[ItemEvent] = []
         self._events: list[ItemEvent] = []
         self._marks: dict[str, tuple[int, int]] = {}
         """Without examples: item -> (newest time, highest offset) of those it was a negative of. That much it keeps."""
@@ -163,9 +198,8 @@ class _SliceFold:
 
     def item_events(self) -> list[ItemEvent]:
         """All item events of the slice, with the rows gathered evaluated."""
-        if self._row_events:
-            for row, made in zip(self._rows.columns(), self._row_events, strict=True):
-                made.user_features = row.tobytes()
+        if self._examples is not None:
+            self._examples.evaluate()
         # Behind the events: an event of a lower offset than its item knows would count for a redelivery.
         marks = [
             ItemEvent(item, NOT_COUNTED, ts_ms, 0, self._partition, offset, "", 0, _NOBODY, 0)
@@ -200,7 +234,7 @@ class _SliceFold:
         impression = answered_impression(state, event, chosen.ts_ms, self._rules) if state.pending else None
         ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
         not_chosen = self._negatives(chosen, state, impression)
-        if not self._with_examples:
+        if self._examples is None:
             for item in not_chosen:
                 self._marks[item] = max(ts_ms, self._marks.get(item, _NO_MARK)[0]), offset
             return
@@ -209,20 +243,7 @@ class _SliceFold:
             for item in not_chosen
         ]
         self._events += negatives
-        chosen.recent_items = co_visited(state)
-        self._rows.add_user(state, chosen.ts_ms, self._rules.session_gap_ms)
-        self._add_row(chosen, 1, event, state, impression)
-        for negative in negatives:
-            negative.recent_items = chosen.recent_items
-            self._add_row(negative, 0, event, state, impression)
-
-    def _add_row(
-        self, made: ItemEvent, label: int, event: Event, state: UserState, impression: Impression | None
-    ) -> None:
-        made.label, made.group, made.user = label, event.id, event.user
-        shown = impression[2] if impression else []
-        self._rows.add_row(state, made.item, position=shown.index(made.item) if made.item in shown else -1)
-        self._row_events.append(made)
+        self._examples.add([chosen, *negatives], event, state, impression)
 
     def _negatives(self, chosen: ItemEvent, state: UserState, impression: Impression | None) -> list[str]:
         """Items not chosen: from the list shown; without one, one of the user's own and one that others chose.

@@ -17,7 +17,8 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.messages import Example, ItemEvent, decode_item_event, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
-from tables.features import FEATURE_HASH, item_columns
+from tables.features.blocks import CounterBlock
+from tables.features.plan import Plan, plan_of
 from tables.items import ItemState, apply_item_event, covisit_count
 
 
@@ -27,11 +28,12 @@ class Items:
     def __init__(self, settings: Settings, *, with_examples: bool = True) -> None:
         self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
+        self._plan = plan_of(settings)
 
     def process(self, part: Slice, items: Partition[ItemState]) -> Emissions:
         """Fold a slice into `items`; returns the examples made."""
         out = Emissions(self._topics)
-        rows = _ItemRows()
+        rows = _ItemRows(self._plan)
         progress = items.progress
         for record in part:
             if record.offset <= progress.offset or record.value is None:
@@ -77,7 +79,8 @@ def _decoded(part: Slice, record: KafkaRecord, out: Emissions) -> ItemEvent | No
 class _ItemRows:
     """Raw inputs of the item's side of example rows, copied before their events are applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._events: list[tuple[int, ItemEvent]] = []
         self._panes: list[bytes] = []
         self._longs: list[bytes] = []
@@ -98,14 +101,15 @@ class _ItemRows:
         if not self._events:
             return []
         as_of_ms = np.array([event.ts_ms for _, event in self._events])
-        item_side = item_columns(stack_panes(self._panes), stack_longs(self._longs), np.array(self._covisits), as_of_ms)
+        panes, longs = stack_panes(self._panes), stack_longs(self._longs)
+        item_side = self._plan.item(CounterBlock(panes, longs, as_of_ms, covisits=np.array(self._covisits)))
         made = []
         for row, (offset, event) in zip(item_side, self._events, strict=True):
             example = Example(
                 group=event.group,
                 user=event.user,
                 ts_ms=event.ts_ms,
-                feature_hash=FEATURE_HASH,
+                feature_hash=self._plan.features.hash,
                 items=[event.item],
                 features=event.user_features + row.tobytes(),
                 labels=[event.label],

@@ -18,7 +18,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import ModelRecord, decode_model, encode
 from persona_stream.vocabulary.topics import MAX_EVENT_BYTES, Topics
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 LIVE = "live"
 PREVIOUS = "previous"

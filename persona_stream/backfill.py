@@ -8,34 +8,25 @@ the positives. So a ranker trains on just what it will be served.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from agents.interactions import Interactions
-from agents.items import Items
 from models.evaluation import Interval, bootstrap_interval, ndcg_at_k
 from models.topic_reader import read_topic
+from persona_stream.in_process import InProcess
 from persona_stream.kafka.writer import BatchWriter, Record
-from persona_stream.serving.decisions import DecisionLog
-from persona_stream.serving.engine import Engine, Question
-from persona_stream.serving.replica import Replica
-from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import LogRecord, Slice
+from persona_stream.stream.slices import LogRecord
+from persona_stream.versions import Versions, read_versions
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import POSITIVE_KINDS, Event, parse_event
 from persona_stream.vocabulary.messages import Example, encode
 from persona_stream.vocabulary.topics import Topics
-from tables import items as items_table
-from tables import users as users_table
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
-from tables.items import ItemState
-from tables.users import UserState
+from tables.features.plan import feature_set
 
 NEGATIVES_KEPT = 60
 """Negatives kept of a session's candidates: more add bytes, hardly any order to learn."""
@@ -59,7 +50,9 @@ class SessionQuestion(Struct):
 
     user: str
     ts_ms: int
-    question: Question
+    items: list[str]
+    features: Floats
+    """float32 `[n, width]`."""
     chosen: set[str]
 
     @property
@@ -69,21 +62,21 @@ class SessionQuestion(Struct):
 
     def labels(self) -> NDArray[np.int64]:
         """1 for each candidate that was chosen, int64 `[n]`."""
-        return np.array([item in self.chosen for item in self.question.items], dtype=np.int64)
+        return np.array([item in self.chosen for item in self.items], dtype=np.int64)
 
     def example(self, feature_set: FeatureSet) -> Example:
         """All positives and some negatives, picked by hash; `feature_set`: what the question's features are."""
         labels = self.labels()
         negatives = np.flatnonzero(labels == 0).tolist()
-        negatives.sort(key=lambda at: xxh3_64_intdigest(f"{self.group}/{self.question.items[at]}".encode()))
+        negatives.sort(key=lambda at: xxh3_64_intdigest(f"{self.group}/{self.items[at]}".encode()))
         kept = sorted(np.flatnonzero(labels).tolist() + negatives[:NEGATIVES_KEPT])
         return Example(
             group=self.group,
             user=self.user,
             ts_ms=self.ts_ms,
             feature_hash=feature_set.hash,
-            items=[self.question.items[at] for at in kept],
-            features=self.question.features[kept].tobytes(),
+            items=[self.items[at] for at in kept],
+            features=self.features[kept].tobytes(),
             labels=labels[kept].tolist(),
             origin="backfill",
         )
@@ -92,17 +85,12 @@ class SessionQuestion(Struct):
 class Replay:
     """Folds events in event-time order, and asks the engine at the beginning of a `share` of the sessions."""
 
-    def __init__(self, settings: Settings, *, share: float = 1.0) -> None:
+    def __init__(self, settings: Settings, versions: Versions, *, share: float = 1.0) -> None:
+        """`versions`: of the catalogue's entries and profiles."""
         self._share = share
-        # One partition holds all users here; it knows every key, so none is sent on to another.
-        self._settings = msgspec.structs.replace(settings, partitions=1)
-        self._replica = Replica(self._settings)
-        unused = DecisionLog(self._settings, BatchWriter(self._settings, client_id="backfill"))
-        self._engine = Engine(self._settings, self._replica, unused)
-        self._interactions = Interactions(self._settings, with_examples=False)
-        self._items_agent = Items(self._settings, with_examples=False)
-        self._users: Partition[UserState] = Partition(users_table.codec)
-        self._items: Partition[ItemState] = Partition(items_table.codec)
+        self._versions = versions
+        self._gap_ms = settings.session_gap_ms
+        self._system = InProcess(settings)
         self._open: dict[str, SessionQuestion] = {}
         self._last_ms: dict[str, int] = {}
         self._pending: list[LogRecord] = []
@@ -125,48 +113,36 @@ class Replay:
         if event.type not in POSITIVE_KINDS or event.item is None:
             return None
         user = event.user
-        quiet_ms = ts_ms - self._last_ms.get(user, -self._settings.session_gap_ms - 1)
+        quiet_ms = ts_ms - self._last_ms.get(user, -self._gap_ms - 1)
         self._last_ms[user] = ts_ms
-        if quiet_ms <= self._settings.session_gap_ms:
+        if quiet_ms <= self._gap_ms:
             if user in self._open:
                 self._open[user].chosen.add(event.item)
             return None
         ended = self._open.pop(user, None)
         if self._in_sample(user, ts_ms):
             self._fold_pending()
-            state = self._users.get(user)
+            state = self._system.show_user(user)
             if state is not None and len(state.touches) >= MIN_ITEMS_KNOWN:
-                self._open[user] = SessionQuestion(user, ts_ms, self._ask(user, state, ts_ms), {event.item})
+                self._open[user] = self._ask(user, ts_ms, event.item)
         return ended
 
     def _in_sample(self, user: str, ts_ms: int) -> bool:
         """The same sessions at every replay."""
         return xxh3_64_intdigest(f"{user}@{ts_ms}".encode()) < self._share * 2**64
 
-    def _ask(self, user: str, state: UserState, ts_ms: int) -> Question:
+    def _ask(self, user: str, ts_ms: int, chosen: str) -> SessionQuestion:
+        self._versions.apply_until(ts_ms, self._system)
+        engine = self._system.engine
         if ts_ms - self._trending_ms > TRENDING_EVERY_MS:
-            self._engine.trending_items.refresh(ts_ms)
+            engine.trending_items.refresh(ts_ms)
             self._trending_ms = ts_ms
-        self._replica.users[user] = users_table.codec.encode(state)
-        return self._engine.question(user, self._engine.candidates(user, ts_ms), ts_ms, ordered=False)
+        question = engine.question(user, engine.candidates(user, ts_ms), ts_ms, ordered=False)
+        return SessionQuestion(user, ts_ms, question.items, question.features, {chosen})
 
     def _fold_pending(self) -> None:
-        if not self._pending:
-            return
-        out = self._interactions.process(Slice("", 0, self._pending), self._users)
-        self._users.changed.clear()
+        self._system.fold(self._pending)
         self._pending = []
-        made = out.by_topic.get(Topics(self._settings.namespace).item_events, [])
-        if not made:
-            return
-        first = self._items.progress.offset + 1
-        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
-        self._items_agent.process(Slice("", 0, records), self._items)
-        for item in self._items.changed:
-            state = self._items.get(item)
-            if state is not None:
-                self._replica.items.put(item, state)
-        self._items.changed.clear()
 
 
 async def read_log(settings: Settings, on_progress: OnProgress) -> list[LoggedEvent]:
@@ -190,9 +166,9 @@ def next_session_ndcg(questions: Sequence[SessionQuestion], score: ScoreRows, *,
     """
     labels, scores, sizes = [], [], []
     for asked in questions:
-        missed = len(asked.chosen - set(asked.question.items))
+        missed = len(asked.chosen - set(asked.items))
         labels.append(np.concatenate([asked.labels(), np.ones(missed, dtype=np.int64)]))
-        scores.append(np.concatenate([score(asked.question.features), np.full(missed, LAST)]))
+        scores.append(np.concatenate([score(asked.features), np.full(missed, LAST)]))
         sizes.append(len(labels[-1]))
     values = ndcg_at_k(np.concatenate(labels), np.concatenate(scores), np.array(sizes))
     return bootstrap_interval(values, seed=seed)
@@ -224,7 +200,7 @@ async def backfill(
     """
     log = await read_log(settings, on_read)
     share = min(1.0, max_sessions / max(1, session_starts(log, settings.session_gap_ms)))
-    replay = Replay(settings, share=share)
+    replay = Replay(settings, await read_versions(settings), share=share)
     questions = await asyncio.to_thread(lambda: list(replay.run(log, on_fold)))
     questions.sort(key=lambda asked: (asked.ts_ms, asked.user))
     await write_examples(settings, writer, questions)

@@ -67,6 +67,7 @@ _PLAN = tuple((w.pane_ms, w.rows, w.first_row * PANE_WIDTH) for w in WINDOWS)
 _PANE_MS: NDArray[np.int64] = np.repeat([w.pane_ms for w in WINDOWS], [w.rows for w in WINDOWS])
 _ROWS: NDArray[np.int64] = np.repeat([w.rows for w in WINDOWS], [w.rows for w in WINDOWS])
 _FIRST_ROWS = np.array([w.first_row for w in WINDOWS])
+_MANY = 16
 _NO_COUNTS = memoryview(bytes(4 * (PANE_WIDTH - 1))).cast("i")
 
 Panes = NDArray[np.int32]
@@ -113,20 +114,27 @@ def stack_longs(blocks: Sequence[bytes | bytearray]) -> Longs:
 def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
     """Counts by kind, int32 `[n, len(KINDS)]`, in `window` as of `as_of_ms` (`[n]` or `[1]`, epoch milliseconds)."""
     rows = slice(window.first_row, window.first_row + window.rows)
-    counts: Panes = _covered(panes[:, rows], as_of_ms, _PANE_MS[rows], _ROWS[rows]).sum(axis=1, dtype=np.int32)
+    covered = _covered(panes[:, rows], as_of_ms, _PANE_MS[rows], _ROWS[rows])
+    counts: Panes = np.einsum("nrk,nr->nk", panes[:, rows, 1:], covered)
     return counts
 
 
 def all_window_counts(panes: Panes, as_of_ms: Times) -> Panes:
     """Counts by kind in every window of `WINDOWS`, int32 `[n, len(WINDOWS), len(KINDS)]`."""
-    counts: Panes = np.add.reduceat(_covered(panes, as_of_ms, _PANE_MS, _ROWS), _FIRST_ROWS, axis=1)
+    covered = _covered(panes, as_of_ms, _PANE_MS, _ROWS)
+    if len(panes) < _MANY:
+        counts: Panes = np.add.reduceat(panes[:, :, 1:] * covered[:, :, None], _FIRST_ROWS, axis=1)
+        return counts
+    counts = np.empty((len(panes), len(WINDOWS), len(KINDS)), dtype=np.int32)
+    for at, window in enumerate(WINDOWS):
+        rows = slice(window.first_row, window.first_row + window.rows)
+        # For 1,000 keys 0.2 ms; one sum over all panes, which fewer keys take, 0.6 ms.
+        np.einsum("nrk,nr->nk", panes[:, rows, 1:], covered[:, rows], out=counts[:, at])
     return counts
 
 
 def _covered(panes: Panes, as_of_ms: Times, pane_ms: Times, rows: Times) -> Panes:
-    """Counts of the panes that their windows cover, 0 for others: int32 `[n, panes, len(KINDS)]`."""
+    """1 for panes that their windows cover, 0 for others: int32 `[n, panes]`."""
     newest = as_of_ms[:, None] // pane_ms
     index = panes[:, :, 0]
-    covered = (index > newest - rows) & (index <= newest)
-    counts: Panes = panes[:, :, 1:] * covered[:, :, None]
-    return counts
+    return ((index > newest - rows) & (index <= newest)).astype(np.int32)

@@ -15,11 +15,13 @@ from functools import lru_cache
 
 from xxhash import xxh3_64_intdigest
 
-from tables.users import Visit
+from tables.users import UserState, Visit, recent_items
 
 WINDOW_MS = 900_000
 """Two items of one user within a quarter of an hour belong together."""
 NEIGHBOURS_KEPT = 5
+RECENT_ITEMS = 5
+"""How many of the user's latest items an item's co-visits are looked up for."""
 
 _MASK = (1 << 64) - 1
 _SPREAD = 0x9E3779B97F4A7C15
@@ -27,6 +29,11 @@ _SPREAD = 0x9E3779B97F4A7C15
 
 Told = tuple[int, str, list[str]]
 """(event time in ms, item, neighbours): more of the neighbours of a visit."""
+
+
+def co_visited(state: UserState) -> list[str]:
+    """The items whose co-visits count for this user: the latest few, newest first."""
+    return recent_items(state, RECENT_ITEMS)
 
 
 def sample(items: Collection[str], ts_ms: int) -> list[str]:

@@ -9,7 +9,7 @@ lateness) does not count against a bound.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
@@ -94,8 +94,11 @@ class UserState(Struct, array_like=True, dict=True):
         """Item -> touches in `visits`, oldest first."""
         return _touches(self.visits)
 
-    def touches_of(self, items: Iterable[str]) -> dict[str, list[int]]:
-        """The touches of these items alone: a server that has just read a state needs no more."""
+    def touches_of(self, items: Sequence[str]) -> dict[str, list[int]]:
+        """The touches of these items alone, of those that have any: whoever has just read a state needs no more."""
+        held: dict[str, list[int]] | None = self.__dict__.get("touches")
+        if held is not None:
+            return {item: held[item] for item in items if item in held}
         wanted = set(items)
         return _touches([visit for visit in self.visits if visit[1] in wanted])
 

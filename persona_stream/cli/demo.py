@@ -32,7 +32,7 @@ from persona_stream.kafka.writer import BatchWriter
 from persona_stream.stream.partition import SYSTEM_KEYS
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
-from tables.features import feature_set
+from tables.features.plan import feature_set
 from tables.learner import OnlineState, decode
 
 DEFAULT_EVENTS = 100_000

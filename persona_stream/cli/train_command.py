@@ -25,7 +25,7 @@ from persona_stream.cli.running import connected
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 MAX_SESSIONS = 4000
 """Enough to order by; more makes training longer, not much better."""

@@ -17,7 +17,7 @@ from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Decision, ModelRecord
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 _POSITION = "position"
 _HISTORY_ALONE = frozenset({"deadline", "model-error"})
@@ -57,9 +57,16 @@ async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again
     if decision.fallback == "replica-stopped":
         past.replica.error = RuntimeError("as it was then")
     items = decision.ranked or decision.items
-    question = engine.question(decision.user, items, decision.as_of_ms, ordered=decision.asked == "rank")
-    question.slot, question.asked, question.withheld = decision.slot, decision.asked, decision.withheld
-    question.context = {} if decision.segment is None else {settings.segment_field: decision.segment}
+    told = {} if decision.segment is None else {settings.segment_field: decision.segment}
+    question = engine.question(
+        decision.user,
+        items,
+        decision.as_of_ms,
+        ordered=decision.asked == "rank",
+        context=decision.context | told,
+        slot=decision.slot,
+    )
+    question.asked, question.withheld = decision.asked, decision.withheld
     question.due_s = -math.inf if decision.fallback in _HISTORY_ALONE else math.inf
     logged = np.frombuffer(decision.features, dtype=np.float32).reshape(len(decision.items), _width(decision, features))
     position = features.get(_POSITION)

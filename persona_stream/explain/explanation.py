@@ -12,7 +12,7 @@ from persona_stream.explain.cut import cut_of
 from persona_stream.explain.origins import origins
 from persona_stream.explain.past import Past, Show
 from persona_stream.explain.rules import Rule, rules_applied
-from persona_stream.serving.engine import AFFINITY, POPULARITY, POPULARITY_WEIGHT
+from persona_stream.serving.history_rule import NAMES, WEIGHTS, history_features
 from persona_stream.serving.schemas import UserView
 from persona_stream.serving.scorers import ONLINE
 from persona_stream.serving.views import rfc3339, user_view
@@ -96,7 +96,9 @@ async def explain(settings: Settings, decision: Decision, show: Show) -> Explana
     found = differences(decision, past, again, expected)
     user = None
     if past.user is not None:
-        user = user_view(past.replica, decision.user, past.user, settings.session_gap_ms, decision.as_of_ms)
+        user = user_view(
+            past.replica, again.engine.plan, decision.user, past.user, settings.session_gap_ms, decision.as_of_ms
+        )
     return Explanation(
         decision=_told(decision),
         user=user,
@@ -145,15 +147,14 @@ def _items(decision: Decision, again: Again, expected: dict[str, str]) -> list[I
 
 
 def _contributions(again: Again, at: int) -> list[Contribution]:
-    row = again.question.features[at : at + 1]
     if ONLINE in again.scored.parts:
+        row = again.question.features[at : at + 1]
         added = again.engine.scorers.online().contributions(row)[0]
-    elif again.scored.policy == "history":
-        weights = dict.fromkeys(AFFINITY, 1.0) | {POPULARITY: POPULARITY_WEIGHT}
-        added = row[0] * np.array([weights.get(name, 0.0) for name in again.features.names])
-    else:
-        return []
-    return _largest(again.features.names, row[0].tolist(), added.tolist())
+        return _largest(again.features.names, row[0].tolist(), added.tolist())
+    if again.scored.policy == "history":
+        of_rule = history_features(again.question.inputs, again.question.counters)[at].astype(np.float64)
+        return _largest(NAMES, of_rule.tolist(), (of_rule * WEIGHTS).tolist())
+    return []
 
 
 def _largest(names: Sequence[str], values: Sequence[float], added: Sequence[float]) -> list[Contribution]:

@@ -5,7 +5,7 @@ import numpy as np
 from persona_stream.explain.past import Past
 from persona_stream.serving.candidates import candidates_for
 from persona_stream.serving.item_columns import BLANK
-from tables.person import co_visited
+from tables.covisits import co_visited
 
 
 def origins(past: Past) -> dict[str, str]:

@@ -20,7 +20,7 @@ from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Decision
 from persona_stream.worker.app import AgentSpec, agent_specs
-from tables.person import co_visited
+from tables.covisits import co_visited
 from tables.users import UserState
 
 Show = Callable[[str], AbstractContextManager[OnProgress]]
@@ -52,7 +52,15 @@ class Past:
         await self._restore_user()
         items = {*self._decision.ranked, *self._decision.items, *self._decision.withheld}
         await self._restore_items(items | set(co_visited(self.user) if self.user else ()))
-        self.superseded = await self._restore_versions("catalogue", self._cut.catalogue, items)
+        # Features compare with all of the catalogue: its mean price, how rare a word is in it.
+        everything = self.replica.attributes.needs.any()
+        catalogue = await self._restore_versions("catalogue", self._cut.catalogue, None if everything else items)
+        self.superseded = catalogue & items
+        if catalogue - items:
+            self.notes.append(
+                f"of {len(catalogue - items):,} other items of the catalogue only a newer version is kept: features"
+                " that compare with them may be others"
+            )
         await self._restore_versions("profiles", self._cut.profiles, {self._decision.user})
         if self._decision.fallback not in UNSCORED:
             await self._restore_learner()
@@ -89,18 +97,18 @@ class Past:
         for item, state in held.states.items():
             self._put(spec, item, state)
 
-    async def _restore_versions(self, table: str, ends: Ends, keys: Collection[str]) -> set[str]:
-        """Fold what the topic says of some keys; returns those of which it has only what came later."""
+    async def _restore_versions(self, table: str, ends: Ends, keys: Collection[str] | None) -> set[str]:
+        """Fold what the topic says of some keys, None: of all; returns those of which it has only what came later."""
         spec = self._specs[table]
-        names = {key.encode() for key in keys}
+        names = None if keys is None else {key.encode() for key in keys}
         by_partition: dict[int, Partition[Any]] = {}
         later: set[str] = set()
         with self._show(f"folding {spec.source}") as on_progress:
             async for records in read_topic(self._settings, spec.source, on_progress=on_progress):
                 partition = records[0].partition
-                wanted = [record for record in records if record.key in names]
+                wanted = [record for record in records if names is None or record.key in names]
                 end = ends.get(partition, 0)
-                later |= {record.key.decode() for record in wanted if record.offset >= end}
+                later |= {record.key.decode() for record in wanted if record.offset >= end and record.key is not None}
                 held = by_partition.setdefault(partition, Partition(spec.codec))
                 self._fold(spec, [record for record in wanted if record.offset < end], held)
         known: set[str] = set()

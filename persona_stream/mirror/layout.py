@@ -19,7 +19,9 @@ from xxhash import xxh3_64_hexdigest
 from persona_stream.vocabulary.events import KINDS
 from tables import catalogue, items, profiles, users
 from tables.counters import FIRST_TS, LAST_TS, TOTALS, Longs, stack_longs, stack_panes
-from tables.features import ITEM_FEATURES, USER_FEATURES, item_columns, user_columns
+from tables.features.blocks import CounterBlock
+from tables.features.catalogue import shipped
+from tables.features.plan import Plan
 
 Kind = Literal["user", "item"]
 Row = list[str]
@@ -27,9 +29,12 @@ Row = list[str]
 
 RECENT_ITEMS_SHOWN = 20
 _COUNTS = ("last_event_ms", "first_event_ms", *(f"total_{kind}" for kind in KINDS))
-_USER_FEATURES = tuple(feature.name for feature in USER_FEATURES)
+# Fields are a contract with other services: they are those of the shipped catalogue, whatever this system ranks by.
+_PLAN = Plan(shipped())
+_USER_FEATURES = _PLAN.user_counter_names
 # Co-visits are with a user's latest items: an item alone has none.
-_ITEM_FEATURES = tuple(feature.name for feature in ITEM_FEATURES if feature.name != "covisits")
+_ITEM_COLUMNS = [at for at, name in enumerate(_PLAN.item_names) if name not in _PLAN.covisit_names]
+_ITEM_FEATURES = tuple(_PLAN.item_names[at] for at in _ITEM_COLUMNS)
 _MEASURED = frozenset({*_USER_FEATURES, *_ITEM_FEATURES})
 _ROUNDING = 1e-6
 _json = msgspec.json.Encoder(order="deterministic").encode
@@ -97,7 +102,8 @@ def _user_rows(raws: Sequence[bytes], gap_ms: int) -> list[Row]:
     longs, panes = stack_longs([state.longs for state in states]), stack_panes([state.panes for state in states])
     as_of_ms = longs[:, LAST_TS]
     sessions = [users.open_session(state, at, gap_ms) for state, at in zip(states, as_of_ms.tolist(), strict=True)]
-    features = user_columns(panes, longs, np.array(sessions), as_of_ms).tolist()
+    users_now = CounterBlock(panes, longs, as_of_ms, session=np.array(sessions))
+    features = _PLAN.of_user_counters(users_now).tolist()
     return [
         [
             *counts,
@@ -113,8 +119,7 @@ def _user_rows(raws: Sequence[bytes], gap_ms: int) -> list[Row]:
 def _item_rows(raws: Sequence[bytes], gap_ms: int) -> list[Row]:
     states = list(map(_decode_item, raws))
     longs, panes = stack_longs([state.longs for state in states]), stack_panes([state.panes for state in states])
-    none = np.zeros(len(states), dtype=np.int64)
-    features = item_columns(panes, longs, none, longs[:, LAST_TS])[:, : len(_ITEM_FEATURES)].tolist()
+    features = _PLAN.item(CounterBlock(panes, longs, longs[:, LAST_TS]))[:, _ITEM_COLUMNS].tolist()
     return [[*counts, *map(repr, measured)] for counts, measured in zip(_counts(longs), features, strict=True)]
 
 

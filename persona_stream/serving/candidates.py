@@ -9,7 +9,7 @@ from persona_stream.serving.item_columns import BLANK, ItemColumns, Rows
 from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.events import KINDS
 from tables.counters import WINDOW_INDEX, WINDOWS
-from tables.person import co_visited
+from tables.covisits import co_visited
 from tables.users import UserState, recent_items
 
 TRENDING_KEPT = 200

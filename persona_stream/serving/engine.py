@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from msgspec import Struct
 from persona_stream.serving.candidates import KIND_WEIGHTS, MAX_CANDIDATES, Trending, candidates_for
 from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.freshness import Freshness, freshness
+from persona_stream.serving.history_rule import history_features, history_scores
 from persona_stream.serving.item_columns import ItemColumns, Rows
 from persona_stream.serving.positions import PositionsNow
 from persona_stream.serving.replica import Replica
@@ -37,20 +39,16 @@ from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision
 from tables.counters import Floats
-from tables.features import FEATURE_HASH, FEATURE_NAMES, PERSON_WIDTH, feature_set
-from tables.person import co_visited, person_columns
+from tables.covisits import co_visited
+from tables.features.blocks import NOTHING, CounterBlock, Request, RowsBuilder
+from tables.features.blocks import Rows as FeatureRows
+from tables.features.plan import Plan, plan_of
 from tables.users import UserState
 from tables.users import codec as user_codec
 
 SIMILAR_SHOWN = 10
 LOGGED_ITEMS = 25
 """How many items of an answer are logged with their features: what lies beyond is hardly ever seen."""
-
-AFFINITY = ("pair_decayed_60d", "pair_decayed_7d", "pair_interest_in_session", "covisits")
-POPULARITY, POPULARITY_WEIGHT = "item_events_total", 0.01
-"""Without a model: the sum of the former, and a little of the latter."""
-_AFFINITY = [FEATURE_NAMES.index(name) for name in AFFINITY]
-_POPULARITY = FEATURE_NAMES.index(POPULARITY)
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +60,15 @@ class Question(Struct):
     items: list[str]
     rows: Rows
     state: UserState | None
+    inputs: FeatureRows
+    """What the person's part of the features is computed of, ..."""
+    counters: CounterBlock
+    """... and the item's."""
     features: Floats
-    """float32 `[n, len(FEATURES)]`."""
+    """float32 `[n, width]`."""
     as_of_ms: int
     slot: str = ""
-    context: dict[str, Any] = {}
+    context: Mapping[str, Any] = {}
     asked: str = ""
     """`rank` or `recommend`."""
     withheld: list[str] = []
@@ -82,7 +84,8 @@ class Engine:
         self._settings = settings
         self.replica = replica
         self._decisions = decisions
-        self.scorers = Scorers(replica, feature_set(settings))
+        self.plan: Plan = plan_of(settings)
+        self.scorers = Scorers(replica, self.plan.features)
         self._positions = PositionsNow(replica, settings.partitions)
         self.trending_items = Trending(replica)
 
@@ -107,9 +110,10 @@ class Engine:
         """Order the caller's items for a user. `started_s`: monotonic time when the request came in."""
         as_of_ms = self.replica.now_ms()
         items, withheld = self.shown(list(dict.fromkeys(request.items)), as_of_ms)
-        question = self.question(request.user, items, as_of_ms, ordered=True)
+        # What the caller gives for each item has one for those that are withheld or repeated, too.
+        context = request.context if items == request.items else _aligned(request.context, request.items, items)
+        question = self.question(request.user, items, as_of_ms, ordered=True, context=context, slot=request.slot)
         question.asked, question.withheld = "rank", withheld
-        question.slot, question.context = request.slot, request.context
         question.due_s = self._due_s(request.deadline_ms, started_s)
         return self._answer(question, request.k or len(items), explain=request.explain)
 
@@ -119,9 +123,8 @@ class Engine:
         """Find candidates for a user and order them."""
         as_of_ms = self.replica.now_ms()
         items, withheld = self.shown(self._found(user), as_of_ms)
-        question = self.question(user, items, as_of_ms, ordered=False)
+        question = self.question(user, items, as_of_ms, ordered=False, context=context, slot=slot)
         question.asked, question.withheld = "recommend", withheld
-        question.slot, question.context = slot, context
         question.due_s = self._due_s(deadline_ms, started_s)
         return self._answer(question, k, explain=False)
 
@@ -143,11 +146,11 @@ class Engine:
         state = self._state(user)
         if state is None:
             return None
-        return user_view(self.replica, user, state, self._settings.session_gap_ms, self.replica.now_ms())
+        return user_view(self.replica, self.plan, user, state, self._settings.session_gap_ms, self.replica.now_ms())
 
     def item(self, item: str) -> ItemView | None:
         """What is held of an item; None if nothing is."""
-        return item_view(self.replica, item, self.similar(item, k=SIMILAR_SHOWN).items)
+        return item_view(self.replica, self.plan, item, self.similar(item, k=SIMILAR_SHOWN).items)
 
     def similar(self, item: str, *, k: int) -> ItemList:
         """Items that users were with next to this one of late, rarer ones first among equals."""
@@ -188,17 +191,28 @@ class Engine:
         }
         return [item for item in items if item not in withheld], list(withheld)
 
-    def question(self, user: str, items: list[str], as_of_ms: int, *, ordered: bool) -> Question:
+    def question(
+        self,
+        user: str,
+        items: list[str],
+        as_of_ms: int,
+        *,
+        ordered: bool,
+        context: Mapping[str, Any] = NOTHING.context,
+        slot: str = "",
+    ) -> Question:
         """Gather the features of a user with items as of an event time; `ordered`: the items' order is a feature."""
-        columns = self.replica.items
+        columns, lookups = self.replica.items, self.replica.lookups
         state = self._state(user)
         known = state or UserState()
-        rows = columns.rows(items)
-        features = np.empty((len(items), len(FEATURE_NAMES)), dtype=np.float32)
-        gap_ms = self._settings.session_gap_ms
-        features[:, :PERSON_WIDTH] = person_columns(known, items, as_of_ms, gap_ms, ordered=ordered)
-        features[:, PERSON_WIDTH:] = columns.features(rows, columns.rows(co_visited(known)), as_of_ms)
-        return Question(user, items, rows, state, features, as_of_ms)
+        asked = RowsBuilder(lookups.attributes, self._settings.session_gap_ms)
+        places = np.arange(len(items)) if ordered else None
+        request = Request(context, slot, lookups.traits(user))
+        asked.add(user, known, items, as_of_ms, positions=places, request=request)
+        inputs, rows = asked.rows(), columns.rows(items)
+        counters = columns.counters(rows, columns.rows(co_visited(known)), as_of_ms)
+        features = np.hstack([self.plan.person(inputs), self.plan.item(counters)])
+        return Question(user, items, rows, state, inputs, counters, features, as_of_ms, slot, context)
 
     def _due_s(self, deadline_ms: int | None, started_s: float) -> float:
         return started_s + (deadline_ms or self._settings.deadline_ms) / 1000
@@ -214,7 +228,7 @@ class Engine:
         ]
         if explain:
             for item, at in zip(ranked, order.tolist(), strict=True):
-                item.features = dict(zip(FEATURE_NAMES, question.features[at].tolist(), strict=True))
+                item.features = dict(zip(self.plan.features.names, question.features[at].tolist(), strict=True))
         self._log(decision_id, ts_ms, question, scored, fallback, ranked, order, k)
         return Answer(decision_id, ranked, scored.model, scored.policy, fallback, rfc3339(question.as_of_ms))
 
@@ -234,9 +248,7 @@ class Engine:
         return scored, None if self.replica.error is None else "replica-stopped"
 
     def _history_scores(self, question: Question) -> Scored:
-        """Without a model: what the user has been with of late, what goes with it, then popularity."""
-        affinity = question.features[:, _AFFINITY].astype(np.float64).sum(axis=1)
-        return Scored(affinity + POPULARITY_WEIGHT * question.features[:, _POPULARITY], "history", "")
+        return Scored(history_scores(history_features(question.inputs, question.counters)), "history", "")
 
     def _trending_scores(self, question: Question) -> Scored:
         columns = self.replica.items
@@ -275,6 +287,7 @@ class Engine:
             # The log of decisions is of what users were shown: training and experiments go by it.
             return
         logged = ranked[:LOGGED_ITEMS]
+        told_context = {k: v for k, v in question.context.items() if k in self.plan.context_fields}
         told = question.context.get(self._settings.segment_field)
         state = self._positions()
         self._decisions.add(
@@ -291,7 +304,7 @@ class Engine:
                 scores=[item.score for item in logged],
                 # The order follows from the scores alone: each item stood where it stood with certainty.
                 propensities=[1.0] * len(logged),
-                feature_hash=FEATURE_HASH,
+                feature_hash=self.plan.features.hash,
                 features=question.features[order[:LOGGED_ITEMS]].tobytes(),
                 candidates=len(question.items),
                 asked=question.asked,
@@ -299,12 +312,23 @@ class Engine:
                 ranked=question.items,
                 counted=self.replica.items.totals(question.rows).tolist() if state.unsettled else [],
                 withheld=question.withheld,
+                context=told_context,
                 segment=told if isinstance(told, str) else None,
                 user_applied=question.state.applied if question.state else -1,
                 learner=self.scorers.learned,
                 state=state,
             )
         )
+
+
+def _aligned(context: Mapping[str, Any], items: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
+    """A context whose lists of one value an item are those of the items shown."""
+    at = {item: place for place, item in reversed(list(enumerate(items)))}
+    kept = [at[item] for item in shown]
+    return {
+        name: [value[at] for at in kept] if isinstance(value, list) and len(value) == len(items) else value
+        for name, value in context.items()
+    }
 
 
 def best(scored: Scored, k: int) -> tuple[Rows, list[float]]:

@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Floats, Times, Window, window_counts
-from tables.features import item_columns
+from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Times, Window, window_counts
+from tables.features.blocks import CounterBlock
 from tables.items import COVISITS_KEPT, SEGMENT_DAYS, ItemState, covisit_items
 
 _FIRST_ROWS = 1024
@@ -108,10 +108,10 @@ class ItemColumns:
         """Rows of items, int64 `[n]`; BLANK for those unknown."""
         return np.fromiter(map(self._rows.get, items, repeat(BLANK)), dtype=np.int64, count=len(items))
 
-    def features(self, rows: Rows, recent: Rows, as_of_ms: int) -> Floats:
-        """ITEM_FEATURES of rows, float32 `[n, 16]`; `recent` are the rows of the user's latest items."""
+    def counters(self, rows: Rows, recent: Rows, as_of_ms: int) -> CounterBlock:
+        """What is counted of rows; `recent` are the rows of the user's latest items."""
         covisits = self.covisit_counts(rows, recent)
-        return item_columns(self._panes[rows], self._longs[rows], covisits, np.array([as_of_ms]))
+        return CounterBlock(self._panes[rows], self._longs[rows], np.array([as_of_ms]), covisits=covisits)
 
     def covisit_counts(self, rows: Rows, recent: Rows) -> Times:
         """How many of each row's latest co-visits were with one of the recent items, int64 `[n]`."""

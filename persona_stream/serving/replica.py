@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from msgspec import Struct
@@ -24,6 +25,9 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import FIRST_GENERATION, TABLES, Topics
 from tables import catalogue, items, profiles
 from tables import learner as learner_table
+from tables.features.attributes import AttributeColumns
+from tables.features.lookups import Lookups
+from tables.features.plan import plan_of
 
 LAG_POLL_S = 0.2
 """How often the ends of the source topics are asked for: a lag in an answer is at most this old."""
@@ -95,6 +99,9 @@ class Replica:
         self.restricted: dict[str, catalogue.CatalogueEntry] = {}
         """The few entries that are hidden or deleted, or will expire: most requests need look no item up."""
         self.profiles: dict[str, bytes] = {}
+        self.attributes = AttributeColumns(plan_of(settings).needs)
+        """What features read of the catalogue."""
+        self.lookups = Lookups(self.attributes, self._traits)
         self.models = Models()
         self.error: BaseException | None = None
         self.has_caught_up = False
@@ -259,8 +266,10 @@ class Replica:
         self.restricted.pop(key, None)
         if value is None:
             self.catalogue.pop(key, None)
+            self.attributes.put(key, {})
             return
         entry = self.catalogue[key] = catalogue.codec.decode(value)
+        self.attributes.put(key, entry.attributes)
         if entry.is_restricted():
             self.restricted[key] = entry
 
@@ -274,6 +283,10 @@ class Replica:
         """What is known of a user from elsewhere."""
         raw = self.profiles.get(user)
         return profiles.codec.decode(raw) if raw is not None else None
+
+    def _traits(self, user: str) -> Mapping[str, Any]:
+        profile = self.profile(user)
+        return profile.traits if profile else {}
 
     def _apply_learner(self, key: str, value: bytes | None) -> None:
         if value is None:

@@ -84,6 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An event older than its partition's watermark by more than this goes to the late topic."""
     max_future_skew_ms: NotNegative = 300_000
     """An event stamped later than its own Kafka timestamp by more than this is a dead letter."""
+    features: Path | None = None
+    """The catalogue of features, a TOML file: the same for workers and servers. Empty: the shipped one."""
     session_gap_ms: Positive = 1_800_000
     """A session ends after this much event time without an event."""
     attribution_window_ms: Positive = 1_800_000

@@ -4,6 +4,8 @@ A re-keyed record carries the partition and offset of the event it came from, so
 redelivery repeats.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
@@ -99,6 +101,8 @@ class Decision(Struct, kw_only=True, omit_defaults=True, gc=False):
     """How many events were counted of each of `ranked`, where a table was unsettled: that tells each one's place."""
     withheld: list[str] = []
     """Items left out before that: the catalogue says that they may not be shown."""
+    context: dict[str, Any] = {}
+    """Of the request's context, the fields that features depend on."""
     segment: str | None = None
     """The user's segment, where the request's context told one."""
     user_applied: int = -1

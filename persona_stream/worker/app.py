@@ -1,5 +1,6 @@
 """The Faust app: which agent folds which topic into which table, and in what order effects reach Kafka."""
 
+import asyncio
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from agents.interactions import Interactions
 from agents.items import Items
 from agents.learner import Learner
 from persona_stream.kafka.fenced_writer import FencedWriter
-from persona_stream.kafka.writer import BatchWriter
+from persona_stream.kafka.writer import BatchWriter, Partitioner
 from persona_stream.stream.consumer import BatchingTransport, SliceSchema
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.recovery import ChangelogTables
@@ -27,9 +28,12 @@ from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
+from persona_stream.worker.attribute_feed import AttributeFeed
 from persona_stream.worker.effects import Effects, describe
 from tables import catalogue, items, learner, profiles, users
-from tables.features import feature_set
+from tables.features.attributes import AttributeColumns, Needs
+from tables.features.lookups import Lookups
+from tables.features.plan import feature_set, plan_of
 
 FETCH_BYTES = 2 * 1024 * 1024
 """What one fetch may bring for a partition, and so about the largest slice."""
@@ -50,11 +54,14 @@ class AgentSpec(Struct, frozen=True):
     fold: Fold
 
 
-def agent_specs(settings: Settings, *, with_examples: bool = True) -> list[AgentSpec]:
-    """All agents, in the order of the data's way. Those that are after the state alone need make no examples."""
+def agent_specs(settings: Settings, lookups: Lookups | None = None, *, with_examples: bool = True) -> list[AgentSpec]:
+    """All agents, in the order of the data's way. Those that are after the state alone need make no examples.
+
+    `lookups`: what features look up beside the tables' state; by default nothing is known.
+    """
     topics = Topics(settings.namespace)
     return [
-        AgentSpec("users", topics.events, users.codec, Interactions(settings, with_examples=with_examples)),
+        AgentSpec("users", topics.events, users.codec, Interactions(settings, lookups, with_examples=with_examples)),
         AgentSpec("items", topics.item_events, items.codec, Items(settings, with_examples=with_examples)),
         AgentSpec("learner", topics.examples, learner.codec, Learner(settings, feature_set(settings))),
         AgentSpec("catalogue", topics.items, catalogue.codec, Catalogue(settings)),
@@ -70,6 +77,8 @@ class WorkerApp(faust.App):
     changelogs: FencedWriter
     effects: list[Effects]
     stores: Stores
+    feed: AttributeFeed
+    partition_of: Partitioner
     by_source: dict[str, ChangelogTable[Any]]
     """Source topic -> the table that it is folded into."""
 
@@ -77,6 +86,17 @@ class WorkerApp(faust.App):
         """The source offset up to which all is in the state held; None where that is kept in no table."""
         table = self.by_source.get(topic)
         return None if table is None else table.partition(partition).progress.offset
+
+    def traits(self, user: str) -> Mapping[str, Any]:
+        """What is known of a user from elsewhere: profiles are partitioned like events, so this worker has them."""
+        table = self.by_source.get(Topics(self.settings.namespace).profiles)
+        held = table.store.partitions.get(self.partition_of(user.encode())) if table is not None else None
+        entry = held.get(user) if held is not None else None
+        return entry.traits if entry is not None else {}
+
+    def crash_soon(self, error: Exception) -> None:
+        """End for a reason that no agent came upon."""
+        self._ending = asyncio.ensure_future(self.crash(error))
 
     def open_partition(self, codec: Codec[Any], changelog: str, number: int) -> Partition[Any]:
         """A table's partition, held where the settings say."""
@@ -90,11 +110,13 @@ class WorkerApp(faust.App):
         await self.changelogs.start()
         for effects in self.effects:
             effects.start()
+        await self.feed.start()
         await super().on_start()
 
     async def on_stop(self) -> None:
         """Disconnect the writer once the agents have stopped and the consumer has waited for their effects."""
         await super().on_stop()
+        await self.feed.stop()
         for effects in self.effects:
             await effects.stop()
         await self.changelogs.stop()
@@ -140,9 +162,16 @@ def build_app(
     app.writer = BatchWriter(settings, client_id=f"{settings.namespace}-worker")
     app.effects = []
     app.by_source = {}
+    app.partition_of = Partitioner(settings.partitions)
     app.stores = Stores(settings.home / "worker" / "stores", settings.worker_id)
-    for spec in agent_specs(settings) if specs is None else specs:
-        _add_agent(app, spec, (live or {}).get(spec.table, FIRST_GENERATION))
+    generations = live or {}
+    # Agents that come from elsewhere bring their own.
+    attributes = AttributeColumns(plan_of(settings).needs if specs is None else Needs())
+    changelog = Topics(settings.namespace).changelog("catalogue", generations.get("catalogue", FIRST_GENERATION))
+    app.feed = AttributeFeed(settings, attributes, changelog, app.crash_soon)
+    lookups = Lookups(attributes, app.traits)
+    for spec in agent_specs(settings, lookups) if specs is None else specs:
+        _add_agent(app, spec, generations.get(spec.table, FIRST_GENERATION))
     return app
 
 

@@ -34,13 +34,14 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent, decode_item_event
 from tables import items as items_table
-from tables.features import CROSS_FEATURES, PERSON_WIDTH, USER_FEATURES
+from tables.features.plan import plan_of
 from tables.users import codec
 
 ONE = Settings(namespace="t", partitions=1)
 FOUR = Settings(namespace="t", partitions=4)
 EVENTS, ITEM_EVENTS, DEAD, LATE = "t.events.v1", "t.internal.item-events", "t.deadletter.v1", "t.late.v1"
-POSITION = len(USER_FEATURES) + [feature.name for feature in CROSS_FEATURES].index("position")
+PLAN = plan_of(Settings())
+POSITION = PLAN.person_names.index("position")
 
 
 def _run(log: Log, config: Settings = ONE, *, partition: int = 0, cuts: tuple[int, ...] = ()) -> Run:
@@ -188,7 +189,7 @@ def test_a_click_on_a_list_is_an_example_with_what_was_shown_beside_it() -> None
     assert {(row.group, row.user, row.source_offset) for row in rows} == {("c", "u1", 1)}
     for row in rows:
         features = np.frombuffer(row.user_features, dtype=np.float32)
-        assert features.shape == (PERSON_WIDTH,)
+        assert features.shape == (len(PLAN.person_names),)
         assert features[POSITION] == np.float32(np.log1p(shown.index(row.item)))
 
 
@@ -198,7 +199,7 @@ def test_an_examples_features_know_nothing_of_its_own_event() -> None:
 
     click, purchase = first_row("click"), first_row("purchase")
     assert click.user_features == purchase.user_features
-    features = dict(zip((f.name for f in USER_FEATURES), np.frombuffer(click.user_features, np.float32), strict=False))
+    features = dict(zip(PLAN.person_names, np.frombuffer(click.user_features, np.float32), strict=True))
     assert features["user_events_total"] == 0
 
 

@@ -24,7 +24,7 @@ from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision, ModelRecord, decode_decision, encode, encode_json
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 Call = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Example, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -21,7 +21,7 @@ from persona_stream.cli.probe import any_free_port
 from persona_stream.explain.explanation import Explanation, explain
 from persona_stream.kafka.writer import Record
 from persona_stream.vocabulary.messages import Decision, decode_decision
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 BURST = 10_000
 BURSTS = 10

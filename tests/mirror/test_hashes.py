@@ -21,13 +21,15 @@ from persona_stream.vocabulary.config import Settings
 from tables import catalogue, profiles
 from tables.catalogue import CatalogueEntry
 from tables.counters import LAST_TS, stack_longs
-from tables.features import FEATURE_NAMES, USER_FEATURES
-from tables.person import person_columns
+from tables.features.blocks import RowsBuilder
+from tables.features.lookups import nothing_known
+from tables.features.plan import plan_of
 from tables.profiles import ProfileEntry
 from tables.users import UserState
 from tables.users import codec as users_codec
 
 GAP_MS = HOUR_MS // 2
+PLAN = plan_of(Settings())
 
 
 def shoppers(count: int = 300) -> dict[str, UserState]:
@@ -54,9 +56,12 @@ async def test_features_are_those_that_serving_answers_with(writer: HashWriter, 
     for user, state in states.items():
         held = await client.hgetall(writer.key("user", user))
         as_of_ms = int(stack_longs([state.longs])[0, LAST_TS])
-        row = person_columns(state, [""], as_of_ms, GAP_MS, ordered=False)[0, : len(USER_FEATURES)]
+        asked = RowsBuilder(nothing_known(PLAN.needs).attributes, GAP_MS)
+        asked.add(user, state, [], as_of_ms)
+        served = dict(zip(PLAN.user_names, PLAN.of_users(asked.rows())[0].tolist(), strict=True))
         assert held["last_event_ms"] == str(as_of_ms)
-        assert [float(held[name]) for name in FEATURE_NAMES[: len(USER_FEATURES)]] == pytest.approx(row.tolist())
+        shown = {name: float(held[name]) for name in PLAN.user_counter_names}
+        assert shown == pytest.approx({name: served[name] for name in shown})
         assert int(held["total_click"]) <= sum(int(held[f"total_{kind}"]) for kind in ("view", "click", "purchase"))
 
 

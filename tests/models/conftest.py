@@ -8,7 +8,7 @@ import pytest
 from models.train import TrainedRanker, train_ranker
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Example
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 MakeExamples = Callable[..., list[Example]]
 

@@ -9,7 +9,7 @@ from models.binning import STRIDE, bin_keys
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 FEATURES = feature_set(Settings())
 WIDTH = FEATURES.width

@@ -16,7 +16,7 @@ from models.ranker import HASH_PROPERTY, NAMES_PROPERTY, PROBE_PROPERTY, Ranker
 from models.train import TrainedRanker
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 FEATURES = feature_set(Settings())
 WIDTH = FEATURES.width

@@ -16,7 +16,7 @@ from models.binning import bin_keys
 from models.online import OnlineScorer, fold_examples, learn, quality
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Example
-from tables.features import feature_set
+from tables.features.plan import feature_set
 from tables.learner import LearnerState, OnlineState, decode, encode
 
 FEATURES = feature_set(Settings())

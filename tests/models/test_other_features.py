@@ -14,7 +14,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Example
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
+from tables.features.plan import feature_set
 from tables.learner import LearnerState, encode
 
 MakeExamples = Callable[..., list[Example]]

@@ -15,7 +15,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError, ModelError
 from persona_stream.vocabulary.messages import ModelRecord, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 
 def _version(name: str, version: str) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ from models.train import TrainedRanker, TrainingReport, train_ranker
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Example
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 FEATURES = feature_set(Settings())
 

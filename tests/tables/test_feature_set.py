@@ -5,7 +5,7 @@ import pytest
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
 from tables.feature_set import FeatureSet
-from tables.features import feature_set
+from tables.features.plan import feature_set
 
 FEATURES = FeatureSet(names=("age", "price"), edges=((0.5,), (1.0, 2.0)), hash="ab")
 

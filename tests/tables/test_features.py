@@ -10,29 +10,41 @@ from hypothesis import strategies as st
 from support.logs import DAY_MS, HOUR_MS, MINUTE_MS, T0_MS, event, shopping
 
 from persona_stream.serving.item_columns import ItemColumns
+from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import KIND_INDEX, Event
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.counters import Floats, stack_longs, stack_panes
-from tables.features import (
-    CROSS_FEATURES,
-    FEATURE_HASH,
-    FEATURE_NAMES,
-    FEATURES,
-    ITEM_FEATURES,
-    NEVER_HOURS,
-    PERSON_WIDTH,
-    USER_FEATURES,
-    item_columns,
-)
+from tables.counters import stack_longs, stack_panes
+from tables.covisits import co_visited
+from tables.features.attributes import AttributeColumns
+from tables.features.blocks import CounterBlock, Rows, RowsBuilder
+from tables.features.kind import NEVER_HOURS
+from tables.features.plan import plan_of
 from tables.items import ItemState, apply_item_event, covisit_count
-from tables.person import PersonRows, co_visited, person_columns
 from tables.users import Rules, UserState, apply_event, counted
 
 GAP_MS = 30 * MINUTE_MS
 RULES = Rules(session_gap_ms=GAP_MS, attribution_window_ms=GAP_MS, segment_field="segment", lateness_ms=HOUR_MS)
 # Midnight, so that panes of every width begin with it.
 NOON_MS = T0_MS // DAY_MS * DAY_MS + 12 * HOUR_MS
+PLAN = plan_of(Settings())
 AS_OF_MS = NOON_MS + 20 * MINUTE_MS
+
+
+def _attributes() -> AttributeColumns:
+    columns = AttributeColumns(PLAN.needs)
+    words = ("red", "blue", "warm", "small", "wool", "hat", "shoe", "coat")
+    for n in range(12):
+        title = " ".join(words[(n + at) % 8] for at in range(1 + n % 5))
+        categories = [f"c{n % 3}", f"d{n % 5}"][: 1 + n % 2]
+        vector = [math.sin(n + at) for at in range(12)]
+        columns.put(
+            f"i{n}",
+            {"title": title, "category": categories, "brand": f"b{n % 4}", "price": 1.5 + n / 7, "vector": vector},
+        )
+    return columns
+
+
+ATTRIBUTES = _attributes()
 
 
 def _user(events: list[dict[str, Any]]) -> UserState:
@@ -56,9 +68,17 @@ def _shopper() -> UserState:
     )
 
 
-def _named(columns: Floats, features: tuple[Any, ...]) -> list[dict[str, float]]:
-    names = [feature.name for feature in features]
-    return [dict(zip(names, row, strict=True)) for row in columns.tolist()]
+def _rows(states: list[UserState], items: list[str], as_of_ms: int, *, ordered: bool = False) -> Rows:
+    asked = RowsBuilder(ATTRIBUTES, GAP_MS)
+    for number, state in enumerate(states):
+        places = np.arange(len(items)) if ordered else None
+        asked.add(f"u{number}", state, items, as_of_ms, positions=places)
+    return asked.rows()
+
+
+def _person(states: list[UserState], items: list[str], *, ordered: bool = False) -> list[dict[str, float]]:
+    columns = PLAN.person(_rows(states, items, AS_OF_MS, ordered=ordered))
+    return [dict(zip(PLAN.person_names, row, strict=True)) for row in columns.tolist()]
 
 
 def _never() -> float:
@@ -66,41 +86,52 @@ def _never() -> float:
 
 
 def test_what_is_known_of_the_user() -> None:
-    row = _named(person_columns(_shopper(), ["i1"], AS_OF_MS, GAP_MS, ordered=False), FEATURES[:PERSON_WIDTH])[0]
+    row = _person([_shopper()], ["i1"])[0]
     expected = {
         "user_events_1h": math.log1p(2),
         "user_events_1d": math.log1p(2),
         "user_events_7d": math.log1p(4),
+        "user_purchases_1d": 0.0,
         "user_purchases_7d": math.log1p(2),
         "user_clicks_1h": math.log1p(1),
         "user_events_total": math.log1p(5),
+        "user_click_rate_7d": (1 + 20 * 0.5) / (1 + 20),
+        "user_purchase_share": (2 + 20 * 0.1) / (4 + 20),
+        "user_idle_hours": math.log1p(1 / 6),
+        "user_age_hours": math.log1p(96 + 1 / 3),
+        "user_breadth_7d": math.log1p(2),
         "session_events": math.log1p(3),
         "session_hours": math.log1p(1 / 3),
-        "user_idle_hours": math.log1p(1 / 6),
+        "session_items": math.log1p(2),
+        "session_returning": 0.0,
+        "session_clicking": 1 / 2,
+        "session_pace": math.log1p(600),
+        "sessions_depth": math.log1p((1 + 1 + 3) / 3),
+        "sessions_duration": math.log1p((1 / 6) / 3),
+        "sessions_gap": math.log1p(48),
     }
-    assert {feature.name for feature in USER_FEATURES} == expected.keys()
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_is_known_of_the_user_with_the_item() -> None:
-    items = ["i1", "i2", "i3"]
-    rows = _named(person_columns(_shopper(), items, AS_OF_MS, GAP_MS, ordered=True), FEATURES[:PERSON_WIDTH])
+    rows = _person([_shopper()], ["i1", "i2", "i3"], ordered=True)
     ages_hours = (1 / 6, 48 + 1 / 3, 96 + 1 / 3)
-    mean_gap_hours = (96 + 1 / 6) / 2
     expected = {
         "pair_touches": math.log1p(3),
+        "pair_clicks": math.log1p(1),
         "pair_purchases": math.log1p(2),
         "pair_interest_idle_hours": math.log1p(1 / 6),
         "pair_bought_idle_hours": math.log1p(48 + 1 / 3),
         "pair_decayed_60d": sum(math.exp(-age / 1440) for age in ages_hours),
         "pair_decayed_7d": sum(math.exp(-age / 168) for age in ages_hours),
+        "pair_decayed_1h": sum(math.exp(-age) for age in ages_hours),
         "pair_interest_in_session": 1.0,
         "pair_bought_in_session": 0.0,
         "pair_is_latest": 1.0,
-        "pair_cycle": math.log((48 + 1 / 3) / mean_gap_hours),
+        "pair_cycle": math.log((48 + 1 / 3) / 48),
         "position": 0.0,
+        "shown_1h": math.log1p(1),
     }
-    assert {feature.name for feature in CROSS_FEATURES} == expected.keys()
     assert {name: rows[0][name] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert rows[1]["pair_is_latest"] == 0.0
     assert rows[1]["pair_bought_idle_hours"] == pytest.approx(_never())
@@ -124,72 +155,68 @@ def test_what_is_known_of_the_item() -> None:
     ]
     for offset, (kind, ts_ms, value_milli, near) in enumerate(happened):
         apply_item_event(state, ItemEvent("i1", KIND_INDEX[kind], ts_ms, value_milli, 0, offset, "", 7, near))
-    columns = item_columns(
-        stack_panes([state.panes]),
-        stack_longs([state.longs]),
-        np.array([covisit_count(state, ["i2", "i9"])]),
-        np.array([AS_OF_MS]),
-    )
+    columns = PLAN.item(_counted([state], AS_OF_MS, ["i2", "i9"]))
     expected = {
         "item_events_5m": math.log1p(1),
         "item_events_1h": math.log1p(2),
         "item_events_1d": math.log1p(3),
+        "item_views_1d": math.log1p(1),
         "item_clicks_1h": math.log1p(1),
         "item_clicks_7d": math.log1p(1),
+        "item_carts_7d": 0.0,
         "item_purchases_1d": math.log1p(1),
         "item_purchases_7d": math.log1p(2),
         "item_purchases_total": math.log1p(2),
         "item_events_total": math.log1p(5),
+        "item_click_rate_1d": (1 + 20 * 0.04) / (0 + 20),
         "item_click_rate_7d": (1 + 20 * 0.04) / (1 + 20),
         "item_conversion": (2 + 20 * 0.1) / (4 + 20),
         "item_trend": math.log((3 + 1) / (4 / 7 + 1)),
+        "item_trend_1h": math.log((2 + 1) / (3 / 24 + 1)),
         "item_age_hours": math.log1p(72 + 1 / 3),
         "item_idle_hours": math.log1p(1 / 30),
         "item_value": math.log1p(6),
         "covisits": math.log1p(2),
     }
-    assert {feature.name for feature in ITEM_FEATURES} == expected.keys()
-    assert _named(columns, ITEM_FEATURES)[0] == pytest.approx(expected, rel=1e-6)
+    assert dict(zip(PLAN.item_names, columns[0].tolist(), strict=True)) == pytest.approx(expected, rel=1e-6)
+
+
+def _counted(states: list[ItemState], as_of_ms: int, recent: list[str]) -> CounterBlock:
+    return CounterBlock(
+        stack_panes([state.panes for state in states]),
+        stack_longs([state.longs for state in states]),
+        np.full(len(states), as_of_ms),
+        covisits=np.array([covisit_count(state, recent) for state in states]),
+    )
 
 
 def test_a_blank_item_and_a_stranger_have_features_too() -> None:
-    blank = ItemColumns().features(np.array([0]), np.array([], dtype=np.int64), AS_OF_MS)
-    stranger = person_columns(UserState(), ["i1"], AS_OF_MS, GAP_MS, ordered=False)
+    blank = PLAN.item(ItemColumns().counters(np.array([0]), np.array([], dtype=np.int64), AS_OF_MS))
+    stranger = PLAN.person(_rows([UserState()], ["unheard of"], AS_OF_MS))
     assert np.isfinite(blank).all()
-    assert np.isfinite(stranger).all()
-    assert stranger.shape[1] + blank.shape[1] == len(FEATURE_NAMES)
+    # Attributes that nobody knows are missing, and nothing else is.
+    missing = {name for name, value in zip(PLAN.person_names, stranger[0], strict=True) if not np.isfinite(value)}
+    assert missing == {"category_new", "price", "price_quantile", "price_rank", "price_for_me"}
+    assert stranger.shape[1] + blank.shape[1] == PLAN.features.width
 
 
-def test_the_hash_names_the_definition() -> None:
-    assert len(set(FEATURE_NAMES)) == len(FEATURES)
-    assert len(FEATURE_HASH) == 16
-    assert all(list(feature.edges) == sorted(set(feature.edges)) for feature in FEATURES)
+def test_the_shipped_catalogue_has_sixty_features_and_more_each_with_ascending_edges() -> None:
+    assert PLAN.features.width >= 60
+    assert len(set(PLAN.features.names)) == PLAN.features.width
+    assert all(list(edges) == sorted(set(edges)) for edges in PLAN.features.edges)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 3 * DAY_MS))
 def test_rows_alone_are_rows_together_to_the_last_bit(seed: int, count: int, later_ms: int) -> None:
+    # What the learner learns from must not depend on how the log was cut into slices.
     events = shopping(count, seed=seed, users=3)
     states = [_user([fields for fields in events if fields["user"] == user]) for user in ("u0", "u1", "u2")]
     as_of_ms = T0_MS + count * MINUTE_MS + later_ms
     items = [f"i{n}" for n in range(15)]
-
-    together = PersonRows()
-    for state in states:
-        together.add_user(state, as_of_ms, GAP_MS)
-        for item in items:
-            together.add_row(state, item)
-    served = [person_columns(state, items, as_of_ms, GAP_MS, ordered=False) for state in states]
-    assert together.columns().tobytes() == np.concatenate(served).tobytes()
-
-    row, alone = 0, together.columns()
-    for state in states:
-        for item in items:
-            one = PersonRows()
-            one.add_user(state, as_of_ms, GAP_MS)
-            one.add_row(state, item)
-            assert one.columns()[0].tobytes() == alone[row].tobytes()
-            row += 1
+    together = PLAN.person(_rows(states, items, as_of_ms))
+    alone = [PLAN.person(_rows([state], items, as_of_ms)) for state in states]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
 
 
 @settings(deadline=None, max_examples=40)
@@ -211,19 +238,10 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
     for item, state in states.items():
         served.put(item, state)
     recent, items = co_visited(user), list(states)
-    columns = served.features(served.rows(items), served.rows(recent), as_of_ms)
+    columns = PLAN.item(served.counters(served.rows(items), served.rows(recent), as_of_ms))
 
     held = list(states.values())
-    covisits = np.array([covisit_count(state, recent) for state in held])
-    stream = item_columns(
-        stack_panes([state.panes for state in held]),
-        stack_longs([state.longs for state in held]),
-        covisits,
-        np.full(len(held), as_of_ms),
-    )
+    stream = PLAN.item(_counted(held, as_of_ms, recent))
     assert columns.tobytes() == stream.tobytes()
     for at, state in enumerate(held):
-        alone = item_columns(
-            stack_panes([state.panes]), stack_longs([state.longs]), covisits[at : at + 1], np.array([as_of_ms])
-        )
-        assert alone[0].tobytes() == stream[at].tobytes()
+        assert PLAN.item(_counted([state], as_of_ms, recent))[0].tobytes() == stream[at].tobytes()

@@ -1,0 +1,94 @@
+"""The whole system in one process, without Kafka: events in, the tables' own folds, and an engine that can be asked.
+
+For whatever replays a log: backfill, evaluation, previews. All users and items are in one partition, and a question is
+answered on just what was folded before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agents.interactions import Interactions
+from agents.items import Items
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.serving.decisions import DecisionLog
+from persona_stream.serving.engine import Engine, Question
+from persona_stream.serving.replica import Replica
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import LogRecord, Slice
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.topics import Topics
+from tables import catalogue, profiles
+from tables import items as items_table
+from tables import users as users_table
+from tables.items import ItemState
+from tables.users import UserState
+
+
+class InProcess:
+    """Folds events; `engine` answers on what they left."""
+
+    def __init__(self, settings: Settings, *, with_examples: bool = False) -> None:
+        # One partition holds all users here; it knows every key, so none is sent on to another.
+        self.settings = msgspec.structs.replace(settings, partitions=1)
+        self.replica = Replica(self.settings)
+        self.engine = Engine(
+            self.settings, self.replica, DecisionLog(self.settings, BatchWriter(self.settings, client_id="none"))
+        )
+        self._topics = Topics(settings.namespace)
+        self._interactions = Interactions(self.settings, self.replica.lookups, with_examples=with_examples)
+        self._items_agent = Items(self.settings, with_examples=with_examples)
+        self.users: Partition[UserState] = Partition(users_table.codec)
+        self.items: Partition[ItemState] = Partition(items_table.codec)
+
+    def fold(self, events: Sequence[LogRecord]) -> list[Record]:
+        """Fold records of events, at offsets after all before; returns the examples made of them."""
+        if not events:
+            return []
+        out = self._interactions.process(Slice("", 0, events), self.users)
+        self.users.changed.clear()
+        made = out.by_topic.get(self._topics.item_events, [])
+        if not made:
+            return []
+        first = self.items.progress.offset + 1
+        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
+        out = self._items_agent.process(Slice("", 0, records), self.items)
+        for item in self.items.changed:
+            state = self.items.get(item)
+            if state is not None:
+                self.replica.items.put(item, state)
+        self.items.changed.clear()
+        return out.by_topic.get(self._topics.examples, [])
+
+    def put_item(self, item: str, attributes: Mapping[str, Any]) -> None:
+        """Make an entry of the catalogue what it is from now on."""
+        entry = catalogue.CatalogueEntry(attributes=dict(attributes))
+        self.replica.tables["catalogue"].apply(item, catalogue.codec.encode(entry))
+
+    def put_traits(self, user: str, traits: Mapping[str, Any]) -> None:
+        """Make a profile what it is from now on."""
+        entry = profiles.ProfileEntry(traits=dict(traits))
+        self.replica.tables["profiles"].apply(user, profiles.codec.encode(entry))
+
+    def ask(
+        self,
+        user: str,
+        items: list[str],
+        as_of_ms: int,
+        *,
+        ordered: bool,
+        context: Mapping[str, Any] | None = None,
+        slot: str = "",
+    ) -> Question:
+        """The features of a user with items as of now; `ordered`: their order is a feature."""
+        self.show_user(user)
+        return self.engine.question(user, items, as_of_ms, ordered=ordered, context=context or {}, slot=slot)
+
+    def show_user(self, user: str) -> UserState | None:
+        """Let the engine see what is held of a user; None if nothing is."""
+        state = self.users.get(user)
+        if state is not None:
+            # Encoded when it is asked for: most changes of a user are followed by others before anyone asks.
+            self.replica.users[user] = users_table.codec.encode(state)
+        return state

@@ -1,0 +1,307 @@
+"""What features are computed from, by the column: the counters of n users or items, and everything else about rows.
+
+A `CounterBlock` holds the counters of n keys of a table. `Rows` holds questions: each asks about one user and a list of
+items at one moment, and each of its items is a row. The stream gathers the questions of a slice, each before its event
+is applied; a server gathers one. Both are evaluated by the same plan.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from persona_stream.vocabulary.events import KINDS
+from tables.counters import TOTALS, WINDOWS, Longs, Panes, Times, all_window_counts, stack_longs, stack_panes
+from tables.features.attributes import AttributeColumns
+from tables.users import KIND_BITS, UserState, latest_interest, open_session
+
+HISTORY_KEPT = 64
+"""So many of the user's latest visits are looked at for what their items are like."""
+SESSIONS_SEEN = 8
+_KIND_MASK = (1 << KIND_BITS) - 1
+
+Numbers = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Selection = NDArray[np.bool_]
+"""Kinds that are counted together, bool `[len(KINDS)]`."""
+_NEVER_MS = np.iinfo(np.int64).max
+
+
+class CounterBlock:
+    """The counters of n keys. `as_of_ms` is int64 `[n]`, or `[1]` for all."""
+
+    def __init__(
+        self,
+        panes: Panes,
+        longs: Longs,
+        as_of_ms: Times,
+        *,
+        session: Longs | None = None,
+        covisits: Times | None = None,
+    ) -> None:
+        self.panes = panes
+        self.longs = longs
+        self.as_of_ms = as_of_ms
+        self.session: Longs = np.zeros((len(longs), 3), dtype=np.int64) if session is None else session
+        """Of users, int64 `[n, 3]`: the open session's start and last time and its events; zeros without one."""
+        self.covisits: Times = np.zeros(len(longs), dtype=np.int64) if covisits is None else covisits
+        """Of items, int64 `[n]`: how many of their latest co-visits were with the user's latest items."""
+
+    @cached_property
+    def counts(self) -> Numbers:
+        """Events by window, all time behind the windows, and by kind: float64 `[(windows + 1) * kinds, n]`."""
+        n, kinds = len(self.longs), len(KINDS)
+        counts = np.empty((n, (len(WINDOWS) + 1) * kinds))
+        counts[:, :-kinds] = all_window_counts(self.panes, self.as_of_ms).reshape(n, len(WINDOWS) * kinds)
+        counts[:, -kinds:] = self.longs[:, TOTALS:]
+        return counts.T
+
+
+class Request(Struct, frozen=True):
+    """What a question brings along beside the user and the items."""
+
+    context: Mapping[str, Any] = {}
+    slot: str = ""
+    traits: Mapping[str, Any] = {}
+
+
+NOTHING = Request()
+
+
+class Touches:
+    """The user's own touches of rows' items, one after another; a segment is all those of one row, oldest first."""
+
+    def __init__(self, packed: Sequence[int], rows: Sequence[int], counts: Sequence[int]) -> None:
+        touches = np.array(packed, dtype=np.int64)
+        self.ts_ms = touches >> KIND_BITS
+        self.kind = touches & _KIND_MASK
+        self.row: Indices = np.array(rows, dtype=np.int64)
+        """The row of each segment; rows without touches have none."""
+        self.count: Indices = np.array(counts, dtype=np.int64)
+        self.start = np.cumsum(self.count) - self.count
+
+    @cached_property
+    def segment(self) -> Indices:
+        """The segment of each touch."""
+        return np.repeat(np.arange(len(self.count)), self.count)
+
+    def of_kinds(self, kinds: Selection) -> Flags:
+        """Which touches are of some kinds."""
+        chosen: Flags = kinds[self.kind]
+        return chosen
+
+    def sums(self, values: Numbers | Flags) -> Numbers:
+        """Sums over each segment, float64 `[segments]`."""
+        return np.bincount(self.segment, weights=values, minlength=len(self.count)).astype(np.float64)
+
+    def latest_ms(self, chosen: Flags) -> Times:
+        """The latest time among the touches chosen, int64 `[segments]`; 0 where none is."""
+        latest: Times = np.maximum.reduceat(np.where(chosen, self.ts_ms, 0), self.start)
+        return latest
+
+    def earliest_ms(self, chosen: Flags) -> Times:
+        """The earliest time among the touches chosen, int64 `[segments]`; the largest integer where none is."""
+        earliest: Times = np.minimum.reduceat(np.where(chosen, self.ts_ms, _NEVER_MS), self.start)
+        return earliest
+
+
+class History(Struct):
+    """The latest visits of each question's user, oldest first, one user after another: arrays of one length."""
+
+    user: Indices
+    ts_ms: Times
+    kind: Indices
+    item: Indices
+    """Rows of the attribute columns."""
+    name: Indices
+    """Equal for visits of the same item, whether or not the catalogue knows it."""
+    age: Indices
+    """0 for the user's latest visit, 1 for the one before."""
+
+
+class Shown(Struct):
+    """The items of the lists shown to each question's user of late: arrays of one length."""
+
+    user: Indices
+    ts_ms: Times
+    item: Indices
+    """Rows of the attribute columns."""
+    row: Indices
+    """The row of the question that asks about this very item; -1 where none does."""
+
+
+class Rows:
+    """Questions and their rows, as columns; made by `RowsBuilder`."""
+
+    def __init__(self, gathered: "RowsBuilder") -> None:
+        self.attributes = gathered.attributes
+        self.as_of_ms: Times = np.array(gathered.as_of_ms, dtype=np.int64)
+        session = np.array(gathered.open_sessions, dtype=np.int64).reshape(-1, 3)
+        panes, longs = stack_panes(gathered.panes), stack_longs(gathered.longs)
+        self.users = CounterBlock(panes, longs, self.as_of_ms, session=session)
+        self.sizes: Indices = np.array([len(items) for items in gathered.items], dtype=np.int64)
+        self.position: Indices = _joined(gathered.positions)
+        """By row the 0-based place in the list, -1 without one."""
+        self.is_latest: Flags = np.zeros(len(self.position), dtype=np.bool_)
+        """By row whether the user's latest interaction was with the item, not buying it."""
+        self.is_latest[gathered.latest] = True
+        self.touches = Touches(gathered.touches, gathered.touched, gathered.touch_counts)
+        self.requests = gathered.requests
+        self.items = gathered.items
+        self.names = gathered.users
+        self._gathered = gathered
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @cached_property
+    def question(self) -> Indices:
+        """The question of each row, int64 `[n]`."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    @cached_property
+    def first(self) -> Indices:
+        """The first row of each question."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @cached_property
+    def item(self) -> Indices:
+        """The row of each item in the attribute columns, int64 `[n]`."""
+        return _joined([self.attributes.rows(items, len(items)) for items in self.items])
+
+    @cached_property
+    def sessions(self) -> Longs:
+        """The latest sessions of each user, newest first: int64 `[questions, SESSIONS_SEEN, 3]`, padded by zeros."""
+        block = np.zeros((len(self.sizes), SESSIONS_SEEN, 3), dtype=np.int64)
+        for at, held in enumerate(self._gathered.sessions):
+            if held:
+                block[at, : len(held)] = held
+        return block
+
+    @cached_property
+    def history(self) -> History:
+        """What the users visited of late."""
+        visits = self._gathered.visits
+        counts = np.array([len(held) for held in visits], dtype=np.int64)
+        flat = [visit for held in visits for visit in held]
+        ts_ms, items, kinds = zip(*flat, strict=True) if flat else ((), (), ())
+        ends = np.cumsum(counts)
+        codes: dict[str, int] = {}
+        return History(
+            user=np.repeat(np.arange(len(counts)), counts),
+            ts_ms=np.array(ts_ms, dtype=np.int64),
+            kind=np.array(kinds, dtype=np.int64),
+            item=self.attributes.rows(items, len(items)),
+            name=np.array([codes.setdefault(item, len(codes)) for item in items], dtype=np.int64),
+            age=np.repeat(ends, counts) - 1 - np.arange(len(items)),
+        )
+
+    @cached_property
+    def shown(self) -> Shown:
+        """What the users were shown of late."""
+        users: list[int] = []
+        times: list[int] = []
+        names: list[str] = []
+        rows: list[int] = []
+        for at, (lists, items) in enumerate(zip(self._gathered.lists, self.items, strict=True)):
+            if lists:
+                row_of = dict(zip(items, range(self.first[at], self.first[at] + len(items)), strict=True))
+                for ts_ms, _, shown in lists:
+                    users += repeat(at, len(shown))
+                    times += repeat(ts_ms, len(shown))
+                    names += shown
+                    rows += map(row_of.get, shown, repeat(-1))
+        return Shown(
+            user=np.array(users, dtype=np.int64),
+            ts_ms=np.array(times, dtype=np.int64),
+            item=self.attributes.rows(names, len(names)),
+            row=np.array(rows, dtype=np.int64),
+        )
+
+
+class RowsBuilder:
+    """Gathers questions: copies what is held of each user as of its moment. `rows()` turns all into columns."""
+
+    def __init__(self, attributes: AttributeColumns, gap_ms: int) -> None:
+        self.attributes = attributes
+        self._gap_ms = gap_ms
+        self.panes: list[bytes] = []
+        self.longs: list[bytes] = []
+        self.as_of_ms: list[int] = []
+        self.open_sessions: list[list[int]] = []
+        self.sessions: list[list[list[int]]] = []
+        self.visits: list[list[tuple[int, str, int]]] = []
+        self.lists: list[list[tuple[int, str, list[str]]]] = []
+        self.requests: list[Request] = []
+        self.users: list[str] = []
+        self.items: list[Sequence[str]] = []
+        self.positions: list[Indices] = []
+        self.latest: list[int] = []
+        self.touches: list[int] = []
+        self.touched: list[int] = []
+        self.touch_counts: list[int] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(
+        self,
+        user: str,
+        state: UserState,
+        items: Sequence[str],
+        as_of_ms: int,
+        *,
+        positions: Indices | None = None,
+        request: Request = NOTHING,
+    ) -> None:
+        """A question about distinct `items`. `positions`: of each its place in the list that is shown, -1: in none."""
+        self.panes.append(bytes(state.panes))
+        self.longs.append(bytes(state.longs))
+        self.as_of_ms.append(as_of_ms)
+        self.open_sessions.append(list(open_session(state, as_of_ms, self._gap_ms)))
+        self.sessions.append([list(session) for session in reversed(state.sessions[-SESSIONS_SEEN:])])
+        self.visits.append(state.visits[-HISTORY_KEPT:])
+        self.lists.append(list(state.pending))
+        self.requests.append(request)
+        self.users.append(user)
+        self.items.append(items)
+        self.positions.append(np.full(len(items), -1, dtype=np.int64) if positions is None else positions)
+        self._add_touches(state, items)
+        self._count += len(items)
+
+    def rows(self) -> Rows:
+        """All that was gathered."""
+        return Rows(self)
+
+    def _add_touches(self, state: UserState, items: Sequence[str]) -> None:
+        touches = state.touches_of(items)
+        interest = latest_interest(state)
+        if not touches and interest is None:
+            return
+        row_of = dict(zip(items, range(self._count, self._count + len(items)), strict=True))
+        for item, held in touches.items():
+            self.touches += held
+            self.touched.append(row_of[item])
+            self.touch_counts.append(len(held))
+        if interest in row_of:
+            self.latest.append(row_of[interest])
+
+
+def selection(kinds: Sequence[str]) -> Selection:
+    """Kinds of events; none named: all that users do, and being shown something is nothing done.
+
+    >>> selection(["click"]).tolist(), int(selection([]).sum())
+    ([False, False, True, False, False, False], 5)
+    """
+    wanted = kinds or [kind for kind in KINDS if kind != "impression"]
+    return np.array([kind in wanted for kind in KINDS])
+
+
+def _joined(parts: Sequence[Indices]) -> Indices:
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]

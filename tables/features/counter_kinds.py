@@ -1,0 +1,265 @@
+"""Kinds over the counters of a user or an item: what happened, how often, when, and what it was worth."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from persona_stream.vocabulary.events import KINDS
+from tables.counters import FIRST_TS, LAST_TS, VALUE_COUNT, VALUE_MILLI, WINDOW_INDEX, WINDOWS
+from tables.features.blocks import CounterBlock, Numbers, selection
+from tables.features.kind import (
+    COUNT_EDGES,
+    HOURS_EDGES,
+    RATIO_EDGES,
+    SIGNED_EDGES,
+    Evaluate,
+    EventKind,
+    Kind,
+    Place,
+    Scope,
+    WindowName,
+    log_hours_since,
+    spread,
+)
+
+_SIZE_MS = {window.name: window.size_ms for window in WINDOWS}
+
+
+class Counted(Kind, frozen=True, kw_only=True):
+    """What kinds over counters share."""
+
+    over_counters: ClassVar[bool] = True
+    scope: Scope = "item"
+    """Whose counters: `user` or `item`."""
+
+    def place(self) -> Place:
+        """The user's or the item's."""
+        return self.scope
+
+
+class WindowCount(Counted, frozen=True, kw_only=True):
+    """log1p of how many events of some types there were in a sliding window of event time.
+
+    >>> told('clicks = {kind = "window_count", events = ["click"], window = "1h"}',
+    ...      [("u1", "click", "i1", 20), ("u2", "click", "i1", 50), ("u1", "view", "i1", 55)], "u1", ["i1", "i2"])
+    clicks   1.0986 0
+    """
+
+    kind: ClassVar[str] = "window_count"
+    events: tuple[EventKind, ...] = ()
+    """Types counted; none named: all but impressions."""
+    window: WindowName
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["WindowCount"]) -> Evaluate:
+        """One gather for all."""
+        pick = _Picked([(one.window, one.events) for one in declared])
+        return lambda block: np.log1p(pick(block))
+
+
+class InteractionCount(Counted, frozen=True, kw_only=True):
+    """log1p of how many events of some types there were, ever.
+
+    >>> told('clicks = {kind = "interaction_count", events = ["click"]}',
+    ...      [("u1", "click", "i1", 0), ("u2", "click", "i1", 5000)], "u1", ["i1", "i2"])
+    clicks   1.0986 0
+    """
+
+    kind: ClassVar[str] = "interaction_count"
+    events: tuple[EventKind, ...] = ()
+    """Types counted; none named: all that is counted, impressions too."""
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["InteractionCount"]) -> Evaluate:
+        """One product for all."""
+        # Whatever happened is counted here, so that "ever seen" tells new items from old ones.
+        pick = _Picked([("", one.events or KINDS) for one in declared])
+        return lambda block: np.log1p(pick(block))
+
+
+class Rate(Counted, frozen=True, kw_only=True):
+    """The share of events of some types among others, smoothed: `(top + rate * trials) / (bottom + trials)`.
+
+    The prior keeps an item seen twice from leading the list (empirical Bayes with a fixed beta prior).
+
+    >>> told('ctr = {kind = "rate", top = ["click"], bottom = ["impression"], rate = 0.1, trials = 10}',
+    ...      [("u1", "impression", "i1", 0), ("u1", "click", "i1", 1)], "u1", ["i1", "i2"])
+    ctr      0.1818 0.1
+    """
+
+    kind: ClassVar[str] = "rate"
+    top: tuple[EventKind, ...]
+    bottom: tuple[EventKind, ...]
+    window: WindowName | None = None
+    """None: of all time."""
+    rate: float = 0.05
+    """What it is before anything is known."""
+    trials: float = 20.0
+    """How many events the prior weighs as much as."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would divide by nothing."""
+        if not self.top or not self.bottom:
+            raise ValueError("`top` and `bottom` each need at least one type of event")
+        if self.trials <= 0:
+            raise ValueError("`trials` must be above 0")
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As ratios are cut."""
+        return RATIO_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Rate"]) -> Evaluate:
+        """One gather for the tops, one for the bottoms."""
+        top = _Picked([(one.window or "", one.top) for one in declared])
+        bottom = _Picked([(one.window or "", one.bottom) for one in declared])
+        trials = np.array([[one.trials] for one in declared])
+        prior = np.array([[one.rate * one.trials] for one in declared])
+        return lambda block: (top(block) + prior) / (bottom(block) + trials)
+
+
+class Trend(Counted, frozen=True, kw_only=True):
+    """log of the rate in a short window over that in a long one, each with one event more.
+
+    >>> told('trend = {kind = "trend", short = "1h", long = "1d"}',
+    ...      [("u1", "click", "i1", 50), ("u1", "click", "i1", 51), ("u1", "click", "i1", 52)], "u1", ["i1", "i2"])
+    trend    1.2685 0
+    """
+
+    kind: ClassVar[str] = "trend"
+    events: tuple[EventKind, ...] = ()
+    short: WindowName
+    long: WindowName
+
+    def __post_init__(self) -> None:
+        """Refuse windows in the wrong order."""
+        if _SIZE_MS[self.short] >= _SIZE_MS[self.long]:
+            raise ValueError("`short` must be shorter than `long`")
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As logarithms of ratios are cut."""
+        return SIGNED_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Trend"]) -> Evaluate:
+        """Two gathers for all."""
+        short = _Picked([(one.short, one.events) for one in declared])
+        long = _Picked([(one.long, one.events) for one in declared])
+        share = np.array([[_SIZE_MS[one.short] / _SIZE_MS[one.long]] for one in declared])
+        return lambda block: np.log((short(block) + 1.0) / (long(block) * share + 1.0))
+
+
+class Recency(Counted, frozen=True, kw_only=True):
+    """log1p of hours since the last event of any type; of one that never had any, of 100,000 hours.
+
+    >>> told('idle = {kind = "recency"}', [("u1", "click", "i1", -120)], "u1", ["i1", "i2"])
+    idle     1.3863 11.5129
+    """
+
+    kind: ClassVar[str] = "recency"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As ages are cut."""
+        return HOURS_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Recency"]) -> Evaluate:
+        """The same for all."""
+        return lambda block: _repeated(log_hours_since(block.longs[:, LAST_TS], block.as_of_ms), declared)
+
+
+class Age(Counted, frozen=True, kw_only=True):
+    """log1p of hours since the first event of any type; of one that never had any, of 100,000 hours.
+
+    >>> told('age = {kind = "age"}', [("u1", "click", "i1", -120), ("u1", "click", "i1", 0)], "u1", ["i1", "i2"])
+    age      1.3863 11.5129
+    """
+
+    kind: ClassVar[str] = "age"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As ages are cut."""
+        return HOURS_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Age"]) -> Evaluate:
+        """The same for all."""
+        return lambda block: _repeated(log_hours_since(block.longs[:, FIRST_TS], block.as_of_ms), declared)
+
+
+class MeanValue(Counted, frozen=True, kw_only=True):
+    """log1p of the mean `value` of the events that had one.
+
+    >>> told('value = {kind = "mean_value"}',
+    ...      [("u1", "purchase", "i1", 0, 3.0), ("u1", "purchase", "i1", 1, 5.0)], "u1", ["i1", "i2"])
+    value    1.6094 0
+    """
+
+    kind: ClassVar[str] = "mean_value"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["MeanValue"]) -> Evaluate:
+        """The same for all."""
+
+        def evaluate(block: CounterBlock) -> Numbers:
+            values = block.longs[:, VALUE_MILLI] / (1000 * np.maximum(block.longs[:, VALUE_COUNT], 1))
+            return _repeated(np.log1p(np.maximum(values, 0)), declared)
+
+        return evaluate
+
+
+class Covisits(Kind, frozen=True, kw_only=True):
+    """log1p of how many of the item's latest co-visits were with one of the user's 5 latest items.
+
+    >>> told('near = {kind = "covisits"}',
+    ...      [("u1", "view", "i1", 0), ("u1", "view", "i2", 1), ("u2", "view", "i1", 2)], "u2", ["i1", "i2"])
+    near     0 0.6931
+    """
+
+    kind: ClassVar[str] = "covisits"
+    over_counters: ClassVar[bool] = True
+
+    def place(self) -> Place:
+        """The item's, asked for one user."""
+        return "item"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Covisits"]) -> Evaluate:
+        """The same for all."""
+        return lambda block: _repeated(np.log1p(block.covisits), declared)
+
+
+class _Picked:
+    """Events of (window, types) pairs, float64 `[pairs, n]`; window "": all time."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> None:
+        mask = np.zeros((len(pairs), len(WINDOWS) + 1, len(KINDS)))
+        for at, (window, events) in enumerate(pairs):
+            mask[at, WINDOW_INDEX.get(window, len(WINDOWS))] = selection(events)
+        self._mask = mask.reshape(len(pairs), -1)
+
+    def __call__(self, block: CounterBlock) -> Numbers:
+        # One small product is cheaper than a gather a pair.
+        picked: Numbers = self._mask @ block.counts
+        return picked
+
+
+def _repeated(column: Numbers, declared: Sequence[Kind]) -> Numbers:
+    return spread([column] * len(declared), len(column))

@@ -1,0 +1,297 @@
+"""Kinds over the list itself: where each item stands in it, what the caller says of it, and what was shown before."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from msgspec import field
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from tables.features.attributes import Needs, as_number
+from tables.features.blocks import Numbers, Rows
+from tables.features.kind import (
+    COUNT_EDGES,
+    FLAG_EDGES,
+    PLACE_EDGES,
+    SHARE_EDGES,
+    SIGNED_EDGES,
+    Duration,
+    Evaluate,
+    Kind,
+    Place,
+    Word,
+    duration_ms,
+    spread,
+)
+
+_OUTLIER = 6.0
+
+
+class OfRow(Kind, frozen=True, kw_only=True):
+    """What kinds about one item of one list share."""
+
+    def place(self) -> Place:
+        """A row's."""
+        return "row"
+
+
+class Position(OfRow, frozen=True, kw_only=True):
+    """log1p of the 0-based place in the list that is or will be shown; -1 without one.
+
+    >>> told('place = {kind = "position"}', ask=["i1", "i2", "i3"])
+    place    0 0.6931 1.0986
+    """
+
+    kind: ClassVar[str] = "position"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As places are cut."""
+        return PLACE_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Position"]) -> Evaluate:
+        """The same for all."""
+
+        def evaluate(rows: Rows) -> Numbers:
+            place = np.where(rows.position < 0, -1.0, np.log1p(np.maximum(rows.position, 0)))
+            return spread([place] * len(declared), len(place))
+
+        return evaluate
+
+
+class PairIsLatest(OfRow, frozen=True, kw_only=True):
+    """1 if the user's latest interaction was with the item, not buying it, else 0.
+
+    >>> told('latest = {kind = "pair_is_latest"}', [("u1", "view", "i1", 0), ("u1", "click", "i2", 1)])
+    latest   0 1
+    """
+
+    kind: ClassVar[str] = "pair_is_latest"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As flags are cut."""
+        return FLAG_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["PairIsLatest"]) -> Evaluate:
+        """The same for all."""
+        return lambda rows: spread([rows.is_latest.astype(np.float64)] * len(declared), len(rows))
+
+
+class Given(OfRow, frozen=True, kw_only=True):
+    """A number that the caller gives for each item: `context[field]` is a list as long as the items, in their order
+    (Metarank's `relevancy`), as it is or as a signed log1p. NaN where there is none.
+
+    >>> told('offer = {kind = "given", field = "prices"}', context={"prices": [77, 89]})
+    offer    77 89
+    """
+
+    kind: ClassVar[str] = "given"
+    field_name: Word = field(name="field")
+    transform: Literal["none", "log"] = "none"
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut: declare edges that suit the number."""
+        return COUNT_EDGES
+
+    def context_fields(self) -> tuple[str, ...]:
+        """The list's."""
+        return (self.field_name,)
+
+    @classmethod
+    def compile(cls, declared: Sequence["Given"]) -> Evaluate:
+        """One array a list and feature."""
+
+        def evaluate(rows: Rows) -> Numbers:
+            values = [given(rows, one.field_name) for one in declared]
+            logs = [one.transform == "log" for one in declared]
+            return spread(
+                [np.copysign(np.log1p(np.abs(v)), v) if log else v for v, log in zip(values, logs, strict=True)],
+                len(rows),
+            )
+
+        return evaluate
+
+
+def given(rows: Rows, name: str) -> Numbers:
+    """What callers give for each item, float64 `[n]`; NaN where nothing is, or not one for each."""
+    parts = []
+    for request, size in zip(rows.requests, rows.sizes.tolist(), strict=True):
+        held = request.context.get(name)
+        parts.append(_numbers(held) if isinstance(held, list) and len(held) == size else np.full(size, np.nan))
+    return np.concatenate(parts)
+
+
+def _numbers(values: list[Any]) -> Numbers:
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.array([as_number(value) for value in values])
+    return numbers if numbers.ndim == 1 else np.array([as_number(value) for value in values])
+
+
+class ListRelative(OfRow, frozen=True, kw_only=True):
+    """How a number of the item compares within its list: its `rank` from lowest (0) to highest (1), its `score` (how
+    many standard deviations it is above the mean), or `to_lowest` (log of its ratio to the lowest).
+
+    >>> told('cheap = {kind = "list_relative", field = "prices", measure = "rank"}',
+    ...      ask=["i1", "i2", "i3"], context={"prices": [80, 60, 100]})
+    cheap    0.5 0 1
+    """
+
+    kind: ClassVar[str] = "list_relative"
+    field_name: Word | None = field(name="field", default=None)
+    """The field of the context that holds a number for each item, ..."""
+    attribute: Word | None = None
+    """... or the attribute of the items."""
+    measure: Literal["rank", "score", "to_lowest"]
+
+    def __post_init__(self) -> None:
+        """Refuse two sources, or none."""
+        if (self.field_name is None) == (self.attribute is None):
+            raise ValueError("one of `field` and `attribute` is needed")
+
+    def needs(self) -> Needs:
+        """The attribute, if that is compared."""
+        return Needs(numbers=(self.attribute,)) if self.attribute else Needs()
+
+    def context_fields(self) -> tuple[str, ...]:
+        """The list's, if that is compared."""
+        return (self.field_name,) if self.field_name else ()
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As shares or signed numbers are cut."""
+        return SHARE_EDGES if self.measure == "rank" else SIGNED_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["ListRelative"]) -> Evaluate:
+        """A comparison a feature."""
+
+        def evaluate(rows: Rows) -> Numbers:
+            columns = []
+            for one in declared:
+                values = (
+                    rows.attributes.numbers[one.attribute][rows.item]
+                    if one.attribute
+                    else given(rows, str(one.field_name))
+                )
+                columns.append(_COMPARE[one.measure](rows, values))
+            return spread(columns, len(rows))
+
+        return evaluate
+
+
+def _rank(rows: Rows, values: Numbers) -> Numbers:
+    known = np.isfinite(values)
+    # NaN sorts last in each list; equal values share the lowest rank.
+    order = np.lexsort((values, rows.question))
+    place = np.arange(len(values)) - rows.first[rows.question]
+    ordered, owner = values[order], rows.question[order]
+    begins = np.ones(len(values), dtype=bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]) | (owner[1:] != owner[:-1])
+    lowest = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+    rank = np.empty(len(values))
+    rank[order] = place[lowest]
+    others = np.bincount(rows.question, weights=known, minlength=len(rows.sizes)) - 1
+    return np.where(known, rank / np.maximum(others, 1)[rows.question], np.nan)
+
+
+def _score(rows: Rows, values: Numbers) -> Numbers:
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    count = np.maximum(np.bincount(rows.question, weights=known, minlength=len(rows.sizes)), 1)
+    mean = np.bincount(rows.question, weights=filled, minlength=len(rows.sizes)) / count
+    centred = np.where(known, values - mean[rows.question], 0.0)
+    spread_of = np.sqrt(np.bincount(rows.question, weights=centred**2, minlength=len(rows.sizes)) / count)
+    score = np.clip(centred / np.where(spread_of > 0, spread_of, 1.0)[rows.question], -_OUTLIER, _OUTLIER)
+    return np.where(known, score, np.nan)
+
+
+def _to_lowest(rows: Rows, values: Numbers) -> Numbers:
+    positive = np.where(values > 0, values, np.inf)
+    lowest = np.full(len(rows.sizes), np.inf)
+    np.minimum.at(lowest, rows.question, positive)
+    known = np.isfinite(positive)
+    return np.where(known, np.log(np.where(known, positive, 1.0) / np.where(known, lowest[rows.question], 1.0)), np.nan)
+
+
+_COMPARE = {"rank": _rank, "score": _score, "to_lowest": _to_lowest}
+
+
+class Random(OfRow, frozen=True, kw_only=True):
+    """A number from 0 to 1 by the hash of user, item and moment: the same at every replay, and a yardstick, for what
+    does not beat it is noise.
+
+    >>> told('noise = {kind = "random"}')
+    noise    0.081 0.7469
+    """
+
+    kind: ClassVar[str] = "random"
+    salt: str = ""
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As shares are cut."""
+        return SHARE_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Random"]) -> Evaluate:
+        """One hash a row; its bits are spread again for each salt."""
+        salts = np.array([[xxh3_64_intdigest(one.salt.encode())] for one in declared], dtype=np.uint64)
+
+        def evaluate(rows: Rows) -> Numbers:
+            mixed = _mixed(_hashes(rows) ^ salts)
+            return (mixed >> np.uint64(11)) / float(1 << 53)
+
+        return evaluate
+
+
+def _hashes(rows: Rows) -> NDArray[np.uint64]:
+    asked = zip(rows.names, rows.as_of_ms.tolist(), rows.items, strict=True)
+    return np.array(
+        [
+            xxh3_64_intdigest(item.encode(), seed)
+            for user, as_of_ms, items in asked
+            for seed in [xxh3_64_intdigest(user.encode(), as_of_ms)]
+            for item in items
+        ],
+        dtype=np.uint64,
+    )
+
+
+def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # The finalizer of SplitMix64 (Steele, Lea & Flood 2014).
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+class ShownCount(OfRow, frozen=True, kw_only=True):
+    """log1p of how many of the 8 latest lists shown to the user, at most so long ago, held the item: what was shown
+    again and again and left alone tires.
+
+    >>> told('shown = {kind = "shown_count", within = "30m"}',
+    ...      [("u1", "impression", ["i1", "i2"], 40), ("u1", "impression", ["i1"], 50)])
+    shown    1.0986 0.6931
+    """
+
+    kind: ClassVar[str] = "shown_count"
+    within: Duration
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["ShownCount"]) -> Evaluate:
+        """A count a feature."""
+        spans = [duration_ms(one.within) for one in declared]
+
+        def evaluate(rows: Rows) -> Numbers:
+            shown = rows.shown
+            age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
+            asked = (shown.row >= 0) & (age_ms >= 0)
+            counts = [np.bincount(shown.row[asked & (age_ms < span)], minlength=len(rows)) for span in spans]
+            return np.log1p(np.array(counts, dtype=np.float64))
+
+        return evaluate

@@ -1,0 +1,162 @@
+"""The plan: a catalogue compiled to a few functions over columns.
+
+A row stands in two parts. The person's part is what needs the user: the user's own features, those of the user with
+the item, and those of the item's attributes and its place in the list. The item's part is what needs the item's
+counters. The stream computes each part where that state is and puts them together; a server holds both.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from persona_stream.vocabulary.config import Settings
+from tables.counters import Floats
+from tables.feature_set import FeatureSet
+from tables.features.attributes import Needs
+from tables.features.blocks import CounterBlock, Indices, Numbers, Rows
+from tables.features.catalogue import Declared, read, shipped
+from tables.features.counter_kinds import Covisits
+from tables.features.kind import Evaluate, Kind
+from tables.features.python_kind import Python
+
+_LARGEST = 3e38
+"""What is larger would be infinite as float32."""
+
+
+class Plan:
+    """Computes the features of a catalogue. `features` names the columns, the person's first."""
+
+    def __init__(self, declared: Sequence[Declared]) -> None:
+        person = [one for one in declared if one.feature.place() != "item"]
+        item = [one for one in declared if one.feature.place() == "item"]
+        self.declared = (*person, *item)
+        self.person_names = _names(person)
+        self.item_names = _names(item)
+        self._user = _Part([one for one in person if one.feature.place() == "user"], person)
+        self._pair = _Part([one for one in person if one.feature.place() == "pair"], person)
+        self._row = _Part([one for one in person if one.feature.place() == "row"], person)
+        self._item = _Part(item, item)
+        self.covisit_names = frozenset(_names([one for one in item if isinstance(one.feature, Covisits)]))
+        """Those of an item's features that depend on the user who asks."""
+        self.user_names = self._user.names
+        self.user_counter_names = self._user.counter_names
+        self._strange = np.array(
+            [one.feature.default for one in person if one.feature.place() == "pair" for _ in one.feature.suffixes()]
+        )
+        self.features = FeatureSet(
+            names=self.person_names + self.item_names,
+            edges=tuple(edges for one in self.declared for edges in _edges(one.feature)),
+            hash=_hash(self.declared),
+        )
+        self.needs = _needs(one.feature for one in declared)
+        self.context_fields = frozenset(name for one in declared for name in one.feature.context_fields())
+        """The fields of a request's context that features depend on."""
+
+    def person(self, rows: Rows) -> Floats:
+        """The person's part of each row, float32 `[n, person]`."""
+        block = np.empty((len(self.person_names), len(rows)), dtype=np.float32)
+        of_users = self._user(rows, len(rows.sizes))
+        block[self._user.columns] = of_users if len(rows.sizes) == 1 else of_users[:, rows.question]
+        if len(self._pair.columns):
+            block[self._pair.columns] = self._strange[:, None]
+            touched = rows.touches.row
+            if len(touched):
+                block[self._pair.columns[:, None], touched] = self._pair(rows, len(touched))
+        block[self._row.columns] = self._row(rows, len(rows))
+        return block.T
+
+    def item(self, block: CounterBlock) -> Floats:
+        """The item's part of each row, float32 `[n, item]`."""
+        made = np.empty((len(self.item_names), len(block.longs)), dtype=np.float32)
+        made[self._item.columns] = self._item(block, len(block.longs))
+        return made.T
+
+    def of_users(self, rows: Rows) -> Floats:
+        """The features of users alone, float32 `[questions, user_names]`."""
+        return self._user(rows, len(rows.sizes)).T.astype(np.float32)
+
+    def of_user_counters(self, block: CounterBlock) -> Floats:
+        """The features that follow from users' counters and open sessions, float32 `[n, user_counter_names]`."""
+        return self._user.of_counters(block)
+
+
+class _Part:
+    """The features of one place: which columns they fill, and how."""
+
+    def __init__(self, mine: Sequence[Declared], among: Sequence[Declared]) -> None:
+        at = {name: column for column, name in enumerate(_names(among))}
+        self.columns: Indices = np.array([at[name] for name in _names(mine)], dtype=np.int64)
+        column_of = {one.name: column for one, column in zip(mine, _starts(mine), strict=True)}
+        self._steps: list[tuple[Indices, Evaluate, bool]] = []
+        for kind in dict.fromkeys(type(one.feature) for one in mine):
+            same = [one for one in mine if type(one.feature) is kind]
+            filled = [column_of[one.name] + c for one in same for c in range(len(one.feature.suffixes()))]
+            self._steps.append((np.array(filled), kind.compile([one.feature for one in same]), kind.over_counters))
+        self._width = len(self.columns)
+        self.names = _names(mine)
+        self.counter_names = tuple(
+            self.names[at] for filled, _, over_counters in self._steps if over_counters for at in filled.tolist()
+        )
+
+    def __call__(self, data: Rows | CounterBlock, n: int) -> Numbers:
+        """float64 `[columns, n]`."""
+        block = np.empty((self._width, n))
+        for filled, evaluate, over_counters in self._steps:
+            block[filled] = evaluate(data.users if over_counters and isinstance(data, Rows) else data)
+        return np.clip(block, -_LARGEST, _LARGEST, out=block)
+
+    def of_counters(self, counters: CounterBlock) -> Floats:
+        """float32 `[n, counter_names]`."""
+        parts = [evaluate(counters) for _, evaluate, over_counters in self._steps if over_counters]
+        return np.concatenate([np.zeros((0, len(counters.longs))), *parts]).T.astype(np.float32)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The plan of the catalogue that the settings name. Raises ConfigError, naming line and key."""
+    return _compiled(settings.features)
+
+
+def feature_set(settings: Settings) -> FeatureSet:
+    """What rows consist of under these settings. Raises ConfigError, naming line and key."""
+    return plan_of(settings).features
+
+
+@lru_cache(maxsize=8)
+def _compiled(path: Path | None) -> Plan:
+    return Plan(shipped() if path is None else read(path))
+
+
+def _names(declared: Iterable[Declared]) -> tuple[str, ...]:
+    return tuple(one.name + suffix for one in declared for suffix in one.feature.suffixes())
+
+
+def _starts(declared: Sequence[Declared]) -> list[int]:
+    widths = [len(one.feature.suffixes()) for one in declared]
+    return [sum(widths[:at]) for at in range(len(widths))]
+
+
+def _edges(feature: Kind) -> list[tuple[float, ...]]:
+    edges = feature.usual_edges() if feature.edges is None else feature.edges
+    return [edges] * len(feature.suffixes())
+
+
+def _needs(features: Iterable[Kind]) -> Needs:
+    merged = Needs()
+    for feature in features:
+        merged = merged.merged(feature.needs())
+    return merged
+
+
+def _hash(declared: Sequence[Declared]) -> str:
+    """Of everything that a number depends on, and of the order; what features are for is no part of it."""
+    told = []
+    for one in declared:
+        fields = msgspec.structs.asdict(one.feature) | {"meaning": ""}
+        source = one.feature.source() if isinstance(one.feature, Python) else ""
+        told.append((one.name, one.feature.kind, one.feature.version, fields, _edges(one.feature), source))
+    encoded = msgspec.json.encode(told, order="deterministic")
+    return hashlib.sha256(encoded).hexdigest()[:16]

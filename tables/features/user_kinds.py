@@ -1,0 +1,185 @@
+"""Kinds over a user's sessions and latest visits."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from persona_stream.vocabulary.events import KIND_INDEX
+from tables.features.blocks import SESSIONS_SEEN, CounterBlock, Indices, Numbers, Rows
+from tables.features.kind import (
+    COUNT_EDGES,
+    HOURS_EDGES,
+    SHARE_EDGES,
+    Duration,
+    Evaluate,
+    Kind,
+    Place,
+    duration_ms,
+    log_hours,
+    spread,
+)
+
+_NAME_BITS = 32
+_CLICK = KIND_INDEX["click"]
+
+
+class OfUser(Kind, frozen=True, kw_only=True):
+    """What kinds about the user alone share."""
+
+    def place(self) -> Place:
+        """The user's."""
+        return "user"
+
+
+class Session(OfUser, frozen=True, kw_only=True):
+    """The session that is open: log1p of its events (`depth`), or of hours since it began (`duration`).
+
+    >>> told('depth = {kind = "session", measure = "depth"}', [("u1", "view", "i1", 50), ("u1", "view", "i2", 55)])
+    depth    1.0986
+    """
+
+    kind: ClassVar[str] = "session"
+    over_counters: ClassVar[bool] = True
+    measure: Literal["depth", "duration"]
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts or ages are cut."""
+        return COUNT_EDGES if self.measure == "depth" else HOURS_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["Session"]) -> Evaluate:
+        """Both measures are at hand."""
+
+        def evaluate(users: CounterBlock) -> Numbers:
+            start_ms, _, events = users.session.T
+            depth = np.log1p(events)
+            duration = np.where(events > 0, log_hours(users.as_of_ms - start_ms), 0.0)
+            return spread([depth if one.measure == "depth" else duration for one in declared], len(events))
+
+        return evaluate
+
+
+class SessionAverage(OfUser, frozen=True, kw_only=True):
+    """Mean over the latest sessions: log1p of their events (`depth`), of their hours (`duration`), or of the hours
+    between one and the next (`gap`).
+
+    >>> told('depth = {kind = "session_average", measure = "depth"}',
+    ...      [("u1", "view", "i1", -300), ("u1", "view", "i1", -299), ("u1", "view", "i2", 55)])
+    depth    0.9163
+    """
+
+    kind: ClassVar[str] = "session_average"
+    measure: Literal["depth", "duration", "gap"]
+    sessions: Annotated[int, Meta(ge=2, le=SESSIONS_SEEN)] = SESSIONS_SEEN
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts or ages are cut."""
+        return COUNT_EDGES if self.measure == "depth" else HOURS_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["SessionAverage"]) -> Evaluate:
+        """A mean a feature over a small block."""
+
+        def evaluate(rows: Rows) -> Numbers:
+            return spread([_session_mean(rows, one) for one in declared], len(rows.sizes))
+
+        return evaluate
+
+
+def _session_mean(rows: Rows, declared: SessionAverage) -> Numbers:
+    held = rows.sessions[:, : declared.sessions]
+    start_ms, last_ms, events = held[:, :, 0], held[:, :, 1], held[:, :, 2]
+    known = events > 0
+    if declared.measure == "depth":
+        return np.log1p(_means(events.astype(np.float64), known))
+    if declared.measure == "duration":
+        return log_hours(_means((last_ms - start_ms).astype(np.float64), known))
+    between = (start_ms[:, :-1] - last_ms[:, 1:]).astype(np.float64)
+    return log_hours(_means(between, known[:, 1:]))
+
+
+def _means(values: Numbers, known: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]") -> Numbers:
+    means: Numbers = np.where(known, values, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return means
+
+
+class SessionPattern(OfUser, frozen=True, kw_only=True):
+    """How the user goes about the open session: log1p of the items touched (`items`), the share of touches that came
+    back to one touched before (`returning`), the share that were clicks (`clicking`), or log1p of the mean seconds
+    between touches (`pace`).
+
+    >>> told('back = {kind = "session_pattern", measure = "returning"}',
+    ...      [("u1", "view", "i1", 50), ("u1", "view", "i2", 51), ("u1", "click", "i1", 52), ("u1", "view", "i1", 53)])
+    back     0.5
+    """
+
+    kind: ClassVar[str] = "session_pattern"
+    measure: Literal["items", "returning", "clicking", "pace"]
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts or shares are cut."""
+        return SHARE_EDGES if self.measure in {"returning", "clicking"} else COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["SessionPattern"]) -> Evaluate:
+        """All measures from the same touches."""
+
+        def evaluate(rows: Rows) -> Numbers:
+            history, users = rows.history, len(rows.sizes)
+            start_ms = rows.users.session[history.user, 0]
+            inside = (start_ms > 0) & (history.ts_ms >= start_ms)
+            user = history.user[inside]
+            touches = np.bincount(user, minlength=users)
+            distinct = _distinct(user, history.name[inside], users)
+            clicks = np.bincount(user[history.kind[inside] == _CLICK], minlength=users)
+            first_ms = np.full(users, np.iinfo(np.int64).max)
+            np.minimum.at(first_ms, user, history.ts_ms[inside])
+            last_ms = np.zeros(users, dtype=np.int64)
+            np.maximum.at(last_ms, user, history.ts_ms[inside])
+            between = np.maximum(touches - 1, 1) * 1000
+            measures = {
+                "items": np.log1p(distinct),
+                "returning": (touches - distinct) / np.maximum(touches, 1),
+                "clicking": clicks / np.maximum(touches, 1),
+                "pace": np.log1p(np.where(touches > 1, last_ms - first_ms, 0) / between),
+            }
+            return spread([measures[one.measure] for one in declared], users)
+
+        return evaluate
+
+
+class DistinctItems(OfUser, frozen=True, kw_only=True):
+    """log1p of how many different items were among the user's latest 64 touches, at most so long ago.
+
+    >>> told('breadth = {kind = "distinct_items", within = "2h"}',
+    ...      [("u1", "view", "i1", 0), ("u1", "view", "i2", 1), ("u1", "view", "i1", 2), ("u1", "view", "i3", -200)])
+    breadth  1.0986
+    """
+
+    kind: ClassVar[str] = "distinct_items"
+    within: Duration
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    @classmethod
+    def compile(cls, declared: Sequence["DistinctItems"]) -> Evaluate:
+        """A count a feature."""
+        spans = [duration_ms(one.within) for one in declared]
+
+        def evaluate(rows: Rows) -> Numbers:
+            history, users = rows.history, len(rows.sizes)
+            age_ms = rows.as_of_ms[history.user] - history.ts_ms
+            counts = [_distinct(history.user[age_ms < span], history.name[age_ms < span], users) for span in spans]
+            return np.log1p(np.array(counts, dtype=np.float64))
+
+        return evaluate
+
+
+def _distinct(user: Indices, name: Indices, users: int) -> Indices:
+    """How many different names each user has, int64 `[users]`."""
+    pairs = np.unique((user << _NAME_BITS) + name)
+    return np.bincount(pairs >> _NAME_BITS, minlength=users)
