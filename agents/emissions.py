@@ -27,7 +27,7 @@ class Emissions:
     """Collects what a slice gives rise to. The worker writes it before the table's changes: see ADR 0002."""
 
     def __init__(self, topics: Topics) -> None:
-        self._topics = topics
+        self.topics = topics
         self.by_topic: dict[str, list[Record]] = {}
         self.outcomes: Counter[str] = Counter()
         self.dead_by_reason: Counter[str] = Counter()
@@ -45,13 +45,13 @@ class Emissions:
     def dead_letter(self, part: Slice, record: KafkaRecord, error: EventError) -> None:
         """Raw bytes, reason and origin of what can't be used (header names of KIP-1034)."""
         self.dead_by_reason[error.reason] += 1
-        self._put_aside(self._topics.deadletter, part, record, error.reason, error.message)
+        self._put_aside(self.topics.deadletter, part, record, error.reason, error.message)
 
     def late(self, part: Slice, record: KafkaRecord, behind_ms: int) -> None:
         """An event too far behind its partition's watermark."""
         self.outcomes["late"] += 1
         message = f"{behind_ms / 1000:.0f} s behind the watermark of its partition"
-        self._put_aside(self._topics.late, part, record, "late", message)
+        self._put_aside(self.topics.late, part, record, "late", message)
 
     def _put_aside(self, topic: str, part: Slice, record: KafkaRecord, reason: str, message: str) -> None:
         origin = f"{part.topic}/{part.partition}/{record.offset}"

@@ -16,18 +16,17 @@ from persona_stream.stream.partition import Partition, Progress
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
-from persona_stream.vocabulary.events import KIND_INDEX, POSITIVE_KINDS, Event, check_skew, parse_event
-from persona_stream.vocabulary.messages import ItemEvent, encode
+from persona_stream.vocabulary.events import KIND_INDEX, Event, check_skew, grade_of, parse_event
+from persona_stream.vocabulary.messages import SHOWN, ItemEvent, Opened, Outcome, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.covisits import co_visited, neighbours, told_by
-from tables.features.blocks import Request, RowsBuilder
+from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, plan_of
 from tables.users import (
     HASH_MASK,
     KIND_BITS,
     Counted,
-    Impression,
     Rules,
     UserState,
     admit,
@@ -36,8 +35,8 @@ from tables.users import (
     counted,
 )
 
-SHOWN_NEGATIVES = 3
-"""How many of the items shown beside the chosen one become negatives."""
+ROWS_SHOWN = 50
+"""So many items of a list become rows: what lies beyond is hardly ever seen."""
 RECENT_KEPT = 64
 _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
@@ -142,16 +141,25 @@ class _Examples:
         self._rows = RowsBuilder(lookups.attributes, gap_ms)
         self._events: list[ItemEvent] = []
 
-    def add(self, made: Sequence[ItemEvent], event: Event, state: UserState, impression: Impression | None) -> None:
-        """One example: the item chosen, then those that were not."""
-        places = {item: at for at, item in enumerate(impression[2])} if impression else {}
+    def add_choice(self, made: Sequence[ItemEvent], event: Event, state: UserState, grade: int) -> None:
+        """The item chosen from no list that is known, then some that were not."""
+        for at, one in enumerate(made):
+            one.label = 0 if at else grade
+        self._add(made, event, state, None)
+
+    def add_list(self, made: Sequence[ItemEvent], event: Event, state: UserState) -> None:
+        """A list shown, in its order."""
+        for one in made:
+            one.label = SHOWN
+        self._add(made, event, state, np.arange(len(made)))
+
+    def _add(self, made: Sequence[ItemEvent], event: Event, state: UserState, positions: Indices | None) -> None:
         items = [one.item for one in made]
         request = Request(event.context or {}, event.slot or "", self._traits(event.user))
-        positions = np.array([places.get(item, -1) for item in items])
         self._rows.add(event.user, state, items, made[0].ts_ms, positions=positions, request=request)
         recent = co_visited(state)
-        for at, one in enumerate(made):
-            one.label, one.group, one.user, one.recent_items = int(at == 0), event.id, event.user, recent
+        for one in made:
+            one.group, one.user, one.recent_items = event.id, event.user, recent
         self._events += made
 
     def evaluate(self) -> None:
@@ -187,8 +195,10 @@ class _SliceFold:
             if made and made[0].kind != _IMPRESSION:
                 # Showing an item is no visit: only what users do relates items.
                 self._relate(made[0], event.user, state)
-            if made and event.type in POSITIVE_KINDS:
-                self._add_example(made[0], event, state)
+            if made and of_event.kind == _IMPRESSION:
+                self._show(made, event, state)
+            elif made and (grade := grade_of(event)):
+                self._choose(made[0], event, state, grade)
             apply_event(state, event, of_event, self._rules)
             outcome = "applied"
         self._out.outcomes[outcome] += 1
@@ -230,10 +240,30 @@ class _SliceFold:
         for ts_ms, item, near in told:
             self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, "", made.visitor, near))
 
-    def _add_example(self, chosen: ItemEvent, event: Event, state: UserState) -> None:
+    def _show(self, made: list[ItemEvent], event: Event, state: UserState) -> None:
+        """Tell of a list. Its rows are made here unless a decision has logged them."""
+        if self._examples is None:
+            return
+        shown, group = made[:ROWS_SHOWN], event.decision_id or event.id
+        if event.decision_id is None:
+            self._examples.add_list(shown, event, state)
+        items = [one.item for one in shown]
+        opened = Opened(event.user, group, made[0].ts_ms, made[0].source_offset, event.slot or "", items)
+        self._out.emit(self._out.topics.shown, event.user, encode(opened))
+
+    def _choose(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
+        """Tell of an outcome: of the list that it answers, or as an example of its own."""
         impression = answered_impression(state, event, chosen.ts_ms, self._rules) if state.pending else None
+        group = impression[1] if impression else event.decision_id
+        if group is None:
+            self._add_choice(chosen, event, state, grade)
+        elif self._examples is not None:
+            outcome = Outcome(event.user, group, chosen.ts_ms, chosen.source_offset, chosen.item, grade)
+            self._out.emit(self._out.topics.shown, event.user, encode(outcome))
+
+    def _add_choice(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
         ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
-        not_chosen = self._negatives(chosen, state, impression)
+        not_chosen = self._negatives(chosen, state)
         if self._examples is None:
             for item in not_chosen:
                 self._marks[item] = max(ts_ms, self._marks.get(item, _NO_MARK)[0]), offset
@@ -243,18 +273,14 @@ class _SliceFold:
             for item in not_chosen
         ]
         self._events += negatives
-        self._examples.add([chosen, *negatives], event, state, impression)
+        self._examples.add_choice([chosen, *negatives], event, state, grade)
 
-    def _negatives(self, chosen: ItemEvent, state: UserState, impression: Impression | None) -> list[str]:
-        """Items not chosen: from the list shown; without one, one of the user's own and one that others chose.
+    def _negatives(self, chosen: ItemEvent, state: UserState) -> list[str]:
+        """Items not chosen: one of the user's own and one that others chose.
 
         Which ones follows from the event's place in the log: the same at every replay.
         """
         turn = chosen.source_offset
-        if impression is not None and len(impression[2]) > 1:
-            others = [item for item in impression[2] if item != chosen.item]
-            start = turn % len(others) if others else 0
-            return (others[start:] + others[:start])[:SHOWN_NEGATIVES]
         own, others = _own_item(state, turn), self._users.progress.recent_items
         negatives = [own] if own is not None and own != chosen.item else []
         if others and (other := others[turn % len(others)]) not in (chosen.item, own):

@@ -14,7 +14,15 @@ from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
-from persona_stream.vocabulary.messages import Example, ItemEvent, decode_item_event, encode
+from persona_stream.vocabulary.messages import (
+    NO_EXAMPLE,
+    SHOWN,
+    Example,
+    ItemEvent,
+    ShownRows,
+    decode_item_event,
+    encode,
+)
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
 from tables.features.blocks import CounterBlock
@@ -44,7 +52,7 @@ class Items:
             # Redeliveries too: after a crash the watermark must be what it was.
             progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
             state = items.change(event.item)
-            is_example = self._with_examples and event.label >= 0
+            is_example = self._with_examples and event.label != NO_EXAMPLE
             if is_example:
                 rows.add(state, event, record.offset)
             if apply_item_event(state, event):
@@ -53,8 +61,7 @@ class Items:
                 out.outcomes["redelivered"] += 1
                 if is_example:
                     rows.drop_last()
-        for user, example in rows.examples(part.partition):
-            out.emit(self._topics.examples, user, example)
+        rows.emit(part.partition, out, self._topics)
         progress.advance(part)
         return out
 
@@ -96,26 +103,44 @@ class _ItemRows:
         for rows in (self._events, self._panes, self._longs, self._covisits):
             rows.pop()
 
-    def examples(self, partition: int) -> list[tuple[str, bytes]]:
-        """(user, encoded example), one a row, in the order of the events."""
+    def emit(self, partition: int, out: Emissions, topics: Topics) -> None:
+        """Rows whose outcome is known are examples; those of lists shown go to where it will be."""
         if not self._events:
-            return []
+            return
         as_of_ms = np.array([event.ts_ms for _, event in self._events])
         panes, longs = stack_panes(self._panes), stack_longs(self._longs)
         item_side = self._plan.item(CounterBlock(panes, longs, as_of_ms, covisits=np.array(self._covisits)))
-        made = []
+        shown: list[ShownRows] = []
         for row, (offset, event) in zip(item_side, self._events, strict=True):
+            features = event.user_features + row.tobytes()
+            if event.label == SHOWN:
+                self._add_shown(shown, event, features, partition, offset)
+                continue
             example = Example(
                 group=event.group,
                 user=event.user,
                 ts_ms=event.ts_ms,
                 feature_hash=self._plan.features.hash,
                 items=[event.item],
-                features=event.user_features + row.tobytes(),
+                features=features,
                 labels=[event.label],
                 origin="online",
                 source_partition=partition,
                 source_offset=offset,
             )
-            made.append((event.user, encode(example)))
-        return made
+            out.emit(topics.examples, event.user, encode(example))
+        for rows in shown:
+            out.emit(topics.shown, rows.user, encode(rows))
+
+    def _add_shown(
+        self, shown: list[ShownRows], event: ItemEvent, features: bytes, partition: int, offset: int
+    ) -> None:
+        """One more row: a list's items come one after another, so the latest record is most often its own."""
+        if shown and (shown[-1].group, shown[-1].user) == (event.group, event.user):
+            rows = shown[-1]
+            rows.items.append(event.item)
+            rows.features += features
+            rows.source_offset = offset
+        else:
+            made_with, items = self._plan.features.hash, [event.item]
+            shown.append(ShownRows(event.user, event.group, event.ts_ms, partition, offset, made_with, items, features))

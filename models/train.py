@@ -158,9 +158,7 @@ def _grow(train: Groups, feature_set: FeatureSet, seed: int, threads: int, on_pr
         "num_threads": threads,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(
-        train.features, train.labels, group=train.sizes, feature_name=list(feature_set.names), free_raw_data=False
-    )
+    data = lightgbm.Dataset(train.features, train.labels, group=train.sizes, free_raw_data=False)
 
     def show(environment: lightgbm.callback.CallbackEnv) -> None:
         on_progress(environment.iteration + 1, environment.end_iteration)

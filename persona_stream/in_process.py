@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from agents.impressions import Impressions
 from agents.interactions import Interactions
 from agents.items import Items
 from persona_stream.kafka.writer import BatchWriter, Record
@@ -19,9 +20,12 @@ from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
+from persona_stream.worker.app import Fold
 from tables import catalogue, profiles
+from tables import impressions as impressions_table
 from tables import items as items_table
 from tables import users as users_table
+from tables.impressions import ShownList
 from tables.items import ItemState
 from tables.users import UserState
 
@@ -39,27 +43,35 @@ class InProcess:
         self._topics = Topics(settings.namespace)
         self._interactions = Interactions(self.settings, self.replica.lookups, with_examples=with_examples)
         self._items_agent = Items(self.settings, with_examples=with_examples)
+        self._impressions = Impressions(self.settings)
         self.users: Partition[UserState] = Partition(users_table.codec)
         self.items: Partition[ItemState] = Partition(items_table.codec)
+        self.lists: Partition[ShownList] = Partition(impressions_table.codec)
 
     def fold(self, events: Sequence[LogRecord]) -> list[Record]:
         """Fold records of events, at offsets after all before; returns the examples made of them."""
         if not events:
             return []
-        out = self._interactions.process(Slice("", 0, events), self.users)
+        told = self._interactions.process(Slice("", 0, events), self.users).by_topic
         self.users.changed.clear()
-        made = out.by_topic.get(self._topics.item_events, [])
-        if not made:
-            return []
-        first = self.items.progress.offset + 1
-        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
-        out = self._items_agent.process(Slice("", 0, records), self.items)
+        of_items = self._handed_on(self._items_agent, told.get(self._topics.item_events, []), self.items)
         for item in self.items.changed:
             state = self.items.get(item)
             if state is not None:
                 self.replica.items.put(item, state)
         self.items.changed.clear()
-        return out.by_topic.get(self._topics.examples, [])
+        shown = told.get(self._topics.shown, []) + of_items.get(self._topics.shown, [])
+        of_lists = self._handed_on(self._impressions, shown, self.lists)
+        self.lists.changed.clear()
+        return of_items.get(self._topics.examples, []) + of_lists.get(self._topics.examples, [])
+
+    def _handed_on(self, agent: Fold, made: Sequence[Record], state: Partition[Any]) -> dict[str, list[Record]]:
+        """What an agent makes of what another one made."""
+        if not made:
+            return {}
+        first = state.progress.offset + 1
+        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
+        return agent.process(Slice("", 0, records), state).by_topic
 
     def put_item(self, item: str, attributes: Mapping[str, Any]) -> None:
         """Make an entry of the catalogue what it is from now on."""

@@ -116,7 +116,8 @@ async def publish_ranker(settings: Settings, name: str, trained: TrainedRanker) 
 def beats_simple_rules(report: TrainingReport) -> bool:
     """Whether its mean NDCG@10 on later time is above that of popularity and of personal frequency, where measured."""
     rules = [rule for rule in (report.popularity, report.personal_frequency) if rule is not None]
-    return all(report.ranker.ndcg.mean > rule.ndcg.mean for rule in rules)
+    # With no rule to compare it with, nothing says that it is any good.
+    return bool(rules) and all(report.ranker.ndcg.mean > rule.ndcg.mean for rule in rules)
 
 
 def print_report(report: TrainingReport) -> None:

@@ -17,7 +17,7 @@ from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import parse_event, parse_item, parse_profile
-from persona_stream.vocabulary.messages import ItemEvent, decode_example, decode_item_event
+from persona_stream.vocabulary.messages import ItemEvent, decode_example, decode_item_event, decode_shown
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import AgentSpec
 
@@ -132,6 +132,7 @@ def _earlier(settings: Settings, source: str, until_ms: int) -> Callable[[Consum
         topics.items: lambda raw: int(parse_item(raw).ts),
         topics.profiles: lambda raw: int(parse_profile(raw).ts),
         topics.item_events: lambda raw: decode_item_event(raw).ts_ms,
+        topics.shown: lambda raw: decode_shown(raw).ts_ms,
         topics.examples: lambda raw: decode_example(raw).ts_ms,
     }
     tell = time_of[source]

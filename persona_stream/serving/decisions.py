@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.messages import Decision, encode_json
+from persona_stream.vocabulary.messages import Decision, ShownRows, encode, encode_json
 from persona_stream.vocabulary.topics import Topics
 
 QUEUE_DECISIONS = 10_000
@@ -29,7 +29,7 @@ class DecisionLog:
         """`on_failure` is told of writes that failed: an idempotent producer may have to be made anew."""
         self._on_failure = on_failure
         self._warned = False
-        self._topic = Topics(settings.namespace).decisions
+        self._topics = Topics(settings.namespace)
         self._writer = writer
         self._pending: list[Decision] = []
         self._wake = asyncio.Event()
@@ -69,9 +69,10 @@ class DecisionLog:
 
     async def _flush(self) -> bool:
         batch, self._pending = self._pending, []
-        records = [Record(decision.user.encode(), encode_json(decision)) for decision in batch]
         try:
-            await self._writer.write_keyed(self._topic, records)
+            await self._writer.write_keyed(self._topics.decisions, list(map(_logged, batch)))
+            # What was shown may be chosen from: the stream joins these rows with what comes of them.
+            await self._writer.write_keyed(self._topics.shown, [_rows(one) for one in batch if one.items])
         except (KafkaError, RuntimeError) as error:
             if not self._warned:
                 logger.warning("decisions wait for Kafka, at most %d of them: %r", QUEUE_DECISIONS, error)
@@ -89,3 +90,23 @@ class DecisionLog:
         self._warned = False
         self.written += len(batch)
         return True
+
+
+def _logged(decision: Decision) -> Record:
+    return Record(decision.user.encode(), encode_json(decision))
+
+
+def _rows(decision: Decision) -> Record:
+    rows = ShownRows(
+        user=decision.user,
+        group=decision.id,
+        ts_ms=decision.as_of_ms,
+        source_partition=-1,
+        source_offset=-1,
+        feature_hash=decision.feature_hash,
+        items=decision.items,
+        features=decision.features,
+        is_whole=True,
+        propensities=decision.propensities,
+    )
+    return Record(decision.user.encode(), encode(rows))

@@ -12,7 +12,7 @@ from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import GenerationLog, History
 from persona_stream.serving.replica import Replica
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.topics import FIRST_GENERATION
+from persona_stream.vocabulary.topics import FIRST_GENERATION, SERVED_TABLES
 
 LOOK_S = 0.02
 """How often it is looked whether another generation has come as far: with events flowing, both move."""
@@ -89,7 +89,7 @@ class LiveReplica:
 
     async def _change_over(self, history: History) -> None:
         """Read what is live and change to it; tries again until that is done."""
-        while history.live() != self.replica.generations:
+        while _served(history) != self.replica.generations:
             coming = self.coming = Replica(self._settings, history.live())
             try:
                 await coming.start()
@@ -118,6 +118,11 @@ class LiveReplica:
         if not task.cancelled() and task.exception() is not None:
             self._error = task.exception()
             logger.error("generations are not followed any more", exc_info=self._error)
+
+
+def _served(history: History) -> dict[str, int]:
+    live = history.live()
+    return {table: live[table] for table in SERVED_TABLES}
 
 
 def _is_as_far(coming: Replica, served: Replica) -> bool:

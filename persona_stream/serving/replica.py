@@ -22,7 +22,7 @@ from persona_stream.kafka.reader import free_consumer
 from persona_stream.serving.item_columns import ItemColumns
 from persona_stream.stream.partition import OWNER_KEY, PROGRESS_KEY, Progress, decode_progress
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.topics import FIRST_GENERATION, TABLES, Topics
+from persona_stream.vocabulary.topics import FIRST_GENERATION, SERVED_TABLES, Topics
 from tables import catalogue, items, profiles
 from tables import learner as learner_table
 from tables.features.attributes import AttributeColumns
@@ -91,7 +91,7 @@ class Replica:
         self._settings = settings
         self._topics = Topics(settings.namespace)
         self.as_of_ms = as_of_ms
-        self.generations = {table: (generations or {}).get(table, FIRST_GENERATION) for table in TABLES}
+        self.generations = {table: (generations or {}).get(table, FIRST_GENERATION) for table in SERVED_TABLES}
         self.users: dict[str, bytes] = {}
         """Encoded UserState: decoding one costs about 20 us, holding objects costs the memory of ten."""
         self.items = ItemColumns()
@@ -114,7 +114,7 @@ class Replica:
             TableView("profiles", topics.profiles, self._apply_profile, lambda: len(self.profiles)),
             TableView("learner", topics.examples, self._apply_learner, lambda: len(self.models.learner)),
         )
-        assert {view.name for view in views} == set(TABLES)
+        assert {view.name for view in views} == set(SERVED_TABLES)
         self.tables = {view.name: view for view in views}
         self._by_changelog = {topics.changelog(view.name, self.generations[view.name]): view for view in views}
         # One reads, one asks for ends: on one connection a question waits until the fetch before it is answered.

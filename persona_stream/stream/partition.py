@@ -94,7 +94,7 @@ class Partition(Generic[V]):
     does not speak of (a crash in the middle of a change, or a record without a digest), it is summed anew.
     """
 
-    __slots__ = ("_codec", "_digests", "_is_ahead", "_values", "changed", "progress")
+    __slots__ = ("__weakref__", "_codec", "_digests", "_is_ahead", "_values", "changed", "progress")
 
     def __init__(self, codec: Codec[V]) -> None:
         self._codec = codec

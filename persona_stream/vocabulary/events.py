@@ -41,8 +41,11 @@ KINDS = ("impression", "view", "click", "add_to_cart", "purchase", "other")
 """Event types that are counted apart; every other type is counted as `other`."""
 KIND_INDEX = {kind: index for index, kind in enumerate(KINDS)}
 OTHER = KIND_INDEX["other"]
-POSITIVE_KINDS = frozenset({"click", "add_to_cart", "purchase"})
+GRADES = {"click": 1, "add_to_cart": 2, "purchase": 3}
+POSITIVE_KINDS = frozenset(GRADES)
 """Outcomes that a ranking wants more of."""
+_LIKED = 4.0
+"""Of five stars."""
 _NEED_ITEM = frozenset({"view", "click", "add_to_cart", "purchase", "rating"})
 
 T = TypeVar("T")
@@ -113,6 +116,17 @@ def parse_event(raw: bytes | None) -> Event:
     elif event.item is None and event.type in _NEED_ITEM:
         raise EventError("missing_item", f"a {event.type} needs `item`")
     return event
+
+
+def grade_of(event: Event) -> int:
+    """How much an outcome tells of an item: a click 1, a cart 2, a purchase 3, a rating of 4 or more 2; others 0.
+
+    >>> grade_of(Event(id="e1", type="rating", user="u1", ts=1, item="i1", value=4.5))
+    2
+    """
+    if event.type == "rating":
+        return 2 if event.value is not None and event.value >= _LIKED else 0
+    return GRADES.get(event.type, 0)
 
 
 def parse_item(raw: bytes | None) -> CatalogueItem:

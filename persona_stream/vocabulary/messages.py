@@ -9,6 +9,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+NO_EXAMPLE, SHOWN = -1, -2
+"""Labels that are none: nothing is learned from the event; or the item was shown, and what comes of it is not known."""
+FROM_SHOWN = 1 << 20
+"""Above every partition: an example that follows from partition p of `internal.shown` has the source FROM_SHOWN + p."""
+
 
 class ItemEvent(Struct, array_like=True, gc=False):
     """An event re-keyed by item. Topic `internal.item-events`, key = item."""
@@ -26,10 +31,10 @@ class ItemEvent(Struct, array_like=True, gc=False):
     """Hash of the user: with the event's time, the visit that `neighbours` are told of."""
     neighbours: list[str] = []
     """Items that the user was with at about that time: as many as can be told by now, or more (`tables.covisits`)."""
-    label: int = -1
-    """1: a positive outcome, 0: a negative, -1: not an example."""
+    label: int = NO_EXAMPLE
+    """The grade of an outcome, 0: a negative; or NO_EXAMPLE, or SHOWN."""
     group: str = ""
-    """The id of the event that made the example: rows of one group were alternatives."""
+    """The id of what made the example (an event, a decision): rows of one group were alternatives."""
     user: str = ""
     user_features: bytes = b""
     """float32 vector of the user and user x item features as of just before the event; empty: not an example."""
@@ -49,9 +54,60 @@ class Example(Struct, array_like=True, gc=False):
     """float32, row-major, `len(items)` rows."""
     labels: list[int]
     origin: str
-    """`online` (the stream), `decision` (a served answer) or `backfill` (the log replayed)."""
+    """`online` (an outcome, at once), `impression` (a whole list, when its window closed) or `backfill` (the log
+    replayed)."""
     source_partition: int = -1
     source_offset: int = -1
+    slot: str = ""
+    positions: list[int] = []
+    """Of a list shown, each item's 0-based place."""
+    propensities: list[float] = []
+    """Of a decision's list, each item's probability to stand where it stood."""
+
+
+class Opened(Struct, array_like=True, tag=1, gc=False):
+    """A list was shown. Topic `internal.shown`, key = user, as of all three."""
+
+    user: str
+    group: str
+    ts_ms: int
+    source_offset: int
+    """Of the event."""
+    slot: str
+    items: list[str]
+    """Those whose rows are to come, in the order shown; of a decision's list, all."""
+
+
+class ShownRows(Struct, array_like=True, tag=2, gc=False):
+    """Rows of a list: some of them, from the partition of their items; or all, from the server that decided."""
+
+    user: str
+    group: str
+    ts_ms: int
+    """The moment that the features are of."""
+    source_partition: int
+    """Of `internal.item-events`; -1: from a server."""
+    source_offset: int
+    feature_hash: str
+    items: list[str]
+    features: bytes
+    """float32, row-major, one row an item."""
+    is_whole: bool = False
+    """Whether no more rows of the list come."""
+    propensities: list[float] = []
+
+
+class Outcome(Struct, array_like=True, tag=3, gc=False):
+    """A user did something with an item of a list."""
+
+    user: str
+    group: str
+    ts_ms: int
+    source_offset: int
+    """Of the event."""
+    item: str
+    grade: int
+    """How much it tells: see `vocabulary.events.grade_of`."""
 
 
 class Positions(Struct, kw_only=True, omit_defaults=True, gc=False):
@@ -127,6 +183,8 @@ class ModelRecord(Struct, array_like=True):
 encode = msgspec.msgpack.Encoder().encode
 encode_json = msgspec.json.Encoder().encode
 decode_item_event = msgspec.msgpack.Decoder(ItemEvent).decode
+Shown = Opened | ShownRows | Outcome
+decode_shown = msgspec.msgpack.Decoder(Shown).decode
 decode_example = msgspec.msgpack.Decoder(Example).decode
 decode_decision = msgspec.json.Decoder(Decision).decode
 decode_model = msgspec.msgpack.Decoder(ModelRecord).decode

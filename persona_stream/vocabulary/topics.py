@@ -35,6 +35,7 @@ class Topics:
         self.items = f"{namespace}.items.v1"
         self.profiles = f"{namespace}.profiles.v1"
         self.item_events = f"{namespace}.internal.item-events"
+        self.shown = f"{namespace}.internal.shown"
         self.examples = f"{namespace}.examples.v1"
         self.decisions = f"{namespace}.decisions.v1"
         self.models = f"{namespace}.models.v1"
@@ -49,7 +50,9 @@ class Topics:
         return f"{self._namespace}-{table}-changelog{suffix}"
 
 
-TABLES = ("users", "items", "catalogue", "profiles", "learner")
+TABLES = ("users", "items", "catalogue", "profiles", "impressions", "learner")
+SERVED_TABLES = tuple(table for table in TABLES if table != "impressions")
+"""Those that servers hold: lists whose window is open are no part of any answer."""
 
 
 def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
@@ -60,6 +63,7 @@ def topic_specs(settings: Settings) -> Iterator[TopicSpec]:
     yield TopicSpec(topics.items, n, {**_COMPACTED, **_ROOMY})
     yield TopicSpec(topics.profiles, n, {**_COMPACTED, **_ROOMY})
     yield TopicSpec(topics.item_events, n, {**_STAMPED, **_ROOMY, "retention.ms": str(7 * _DAY_MS)})
+    yield TopicSpec(topics.shown, n, {**_STAMPED, **_ROOMY, "retention.ms": str(7 * _DAY_MS)})
     yield TopicSpec(topics.examples, n, {**_KEPT, **_ROOMY})
     yield TopicSpec(topics.decisions, n, {**_KEPT, **_ROOMY})
     # Models are a few hundred kilobytes each; one partition keeps promotions in one order for every reader.

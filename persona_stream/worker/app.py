@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from agents.catalogue import Catalogue, Profiles
 from agents.emissions import Emissions
+from agents.impressions import Impressions
 from agents.interactions import Interactions
 from agents.items import Items
 from agents.learner import Learner
@@ -30,7 +31,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import FIRST_GENERATION, Topics
 from persona_stream.worker.attribute_feed import AttributeFeed
 from persona_stream.worker.effects import Effects, describe
-from tables import catalogue, items, learner, profiles, users
+from tables import catalogue, impressions, items, learner, profiles, users
 from tables.features.attributes import AttributeColumns, Needs
 from tables.features.lookups import Lookups
 from tables.features.plan import feature_set, plan_of
@@ -63,6 +64,7 @@ def agent_specs(settings: Settings, lookups: Lookups | None = None, *, with_exam
     return [
         AgentSpec("users", topics.events, users.codec, Interactions(settings, lookups, with_examples=with_examples)),
         AgentSpec("items", topics.item_events, items.codec, Items(settings, with_examples=with_examples)),
+        AgentSpec("impressions", topics.shown, impressions.codec, Impressions(settings)),
         AgentSpec("learner", topics.examples, learner.codec, Learner(settings, feature_set(settings))),
         AgentSpec("catalogue", topics.items, catalogue.codec, Catalogue(settings)),
         AgentSpec("profiles", topics.profiles, profiles.codec, Profiles(settings)),

@@ -12,7 +12,6 @@ from support.broken import Broken, broken_records
 from support.logs import (
     APPENDED_MS,
     HOUR_MS,
-    MINUTE_MS,
     T0_MS,
     Log,
     LogRecord,
@@ -26,13 +25,22 @@ from support.logs import (
 from support.runs import Crash, Run, run
 
 from agents.emissions import FORWARDED
-from agents.interactions import NOT_COUNTED, SHOWN_NEGATIVES, Interactions
+from agents.interactions import NOT_COUNTED, ROWS_SHOWN, Interactions
 from agents.items import Items
 from persona_stream.kafka.writer import Partitioner
 from persona_stream.stream.partition import SYSTEM_KEYS, Partition
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.events import KIND_INDEX
-from persona_stream.vocabulary.messages import ItemEvent, decode_item_event
+from persona_stream.vocabulary.events import GRADES, KIND_INDEX
+from persona_stream.vocabulary.messages import (
+    NO_EXAMPLE,
+    SHOWN,
+    ItemEvent,
+    Opened,
+    Outcome,
+    Shown,
+    decode_item_event,
+    decode_shown,
+)
 from tables import items as items_table
 from tables.features.plan import plan_of
 from tables.users import codec
@@ -174,23 +182,58 @@ def test_each_item_of_an_event_gets_it_once_with_its_origin() -> None:
     assert keys == [found.item for found in _item_events(_run(log))]
 
 
-def test_a_click_on_a_list_is_an_example_with_what_was_shown_beside_it() -> None:
+def _told(done: Run) -> list[Shown]:
+    return [decode_shown(record.value or b"") for record in done.emitted.get("t.internal.shown", [])]
+
+
+def test_a_list_shown_is_told_with_a_row_for_each_item_as_of_before_it() -> None:
     shown = [f"i{n}" for n in range(6)]
-    log = log_of(
-        [
-            event("s", "impression", "u1", T0_MS, items=shown),
-            event("c", "click", "u1", T0_MS + MINUTE_MS, item="i4"),
-        ]
-    )
-    rows = [found for found in _item_events(_run(log)) if found.label >= 0]
-    assert (rows[0].item, rows[0].label) == ("i4", 1)
-    assert [row.label for row in rows] == [1] + [0] * SHOWN_NEGATIVES
-    assert {row.item for row in rows[1:]} < set(shown) - {"i4"}
-    assert {(row.group, row.user, row.source_offset) for row in rows} == {("c", "u1", 1)}
-    for row in rows:
+    done = _run(log_of([event("s", "impression", "u1", T0_MS, items=[*shown, "i2"], slot="home")]))
+    assert _told(done) == [Opened("u1", "s", T0_MS, 0, "home", shown)]
+    rows = _item_events(done)
+    assert [(row.item, row.label, row.group, row.user) for row in rows] == [(item, SHOWN, "s", "u1") for item in shown]
+    for place, row in enumerate(rows):
         features = np.frombuffer(row.user_features, dtype=np.float32)
         assert features.shape == (len(PLAN.person_names),)
-        assert features[POSITION] == np.float32(np.log1p(shown.index(row.item)))
+        assert features[POSITION] == np.float32(np.log1p(place))
+        assert features[PLAN.person_names.index("user_events_total")] == 0
+
+
+def test_a_long_list_has_rows_for_its_first_items_only() -> None:
+    done = _run(log_of([event("s", "impression", "u1", T0_MS, items=[f"i{n}" for n in range(ROWS_SHOWN + 9)])]))
+    assert [row.label for row in _item_events(done)] == [SHOWN] * ROWS_SHOWN + [NO_EXAMPLE] * 9
+    (opened,) = _told(done)
+    assert isinstance(opened, Opened)
+    assert len(opened.items) == ROWS_SHOWN
+
+
+def test_a_list_of_a_decision_needs_no_rows_from_the_stream() -> None:
+    done = _run(log_of([event("s", "impression", "u1", T0_MS, items=["i1", "i2"], decision_id="d1")]))
+    assert _told(done) == [Opened("u1", "d1", T0_MS, 0, "", ["i1", "i2"])]
+    assert {(row.label, row.user_features) for row in _item_events(done)} == {(NO_EXAMPLE, b"")}
+
+
+def test_an_outcome_is_told_of_the_list_that_it_answers() -> None:
+    log = log_of(
+        [
+            event("s", "impression", "u1", T0_MS, items=["i1", "i2"]),
+            event("d", "impression", "u1", T0_MS + 1, items=["i2", "i3"], decision_id="d1"),
+            event("v", "view", "u1", T0_MS + 2, item="i1"),
+            event("a", "click", "u1", T0_MS + 3, item="i1"),
+            event("b", "purchase", "u1", T0_MS + 4, item="i2"),
+            event("c", "rating", "u1", T0_MS + 5, item="i3", value=5.0),
+            event("e", "click", "u1", T0_MS + 6, item="i9", decision_id="unheard-of"),
+        ]
+    )
+    done = _run(log)
+    assert [told for told in _told(done) if isinstance(told, Outcome)] == [
+        Outcome("u1", "s", T0_MS + 3, 3, "i1", 1),
+        Outcome("u1", "d1", T0_MS + 4, 4, "i2", 3),
+        Outcome("u1", "d1", T0_MS + 5, 5, "i3", 2),
+        Outcome("u1", "unheard-of", T0_MS + 6, 6, "i9", 1),
+    ]
+    # None of them is an example by itself.
+    assert all(row.label in {SHOWN, NO_EXAMPLE} for row in _item_events(done))
 
 
 def test_an_examples_features_know_nothing_of_its_own_event() -> None:
@@ -216,11 +259,11 @@ def test_a_click_from_nowhere_is_an_example_beside_an_item_of_the_user_and_one_o
 def test_views_make_no_examples_and_a_state_alone_makes_none() -> None:
     log = log_of(shopping(80))
     with_examples = _item_events(_run(log))
-    assert {found.kind for found in with_examples if found.label == 1} <= {
-        KIND_INDEX[kind] for kind in ("click", "add_to_cart", "purchase")
-    }
+    chosen = {(found.kind, found.label) for found in with_examples if found.label > 0}
+    liked = (KIND_INDEX["other"], 2)
+    assert chosen <= {liked, *((KIND_INDEX[kind], grade) for kind, grade in GRADES.items())}
     alone = run(Interactions(ONE, with_examples=False), codec, slices(log, topic=EVENTS))
-    assert not any(found.label == 1 or found.user_features for found in _item_events(alone))
+    assert not any(found.label > 0 or found.user_features for found in _item_events(alone))
     # What was a negative knows where it came from all the same, and is told once a slice.
     assert len(_item_events(alone)) < len(with_examples)
     assert _items_of(_item_events(alone)) == _items_of(with_examples)

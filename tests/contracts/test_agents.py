@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.agents import CRASHES, CUTS, LOGS, SPECS
 from support.logs import LogRecord, slices
-from support.runs import Crash, digest_and_keys, restored, run
+from support.runs import Crash, digest_and_keys, restored, rows_apart, run
 
 from persona_stream.stream.partition import PROGRESS_KEY, decode_progress
 from persona_stream.vocabulary.topics import TABLES
@@ -28,7 +28,7 @@ def test_any_cut_of_the_log_gives_the_same_table_and_emissions(table: str, seed:
     whole = run(spec.fold, spec.codec, slices(log))
     cut = run(spec.fold, spec.codec, slices(log, cuts))
     assert cut.table() == whole.table()
-    assert cut.emitted == whole.emitted
+    assert rows_apart(cut.emitted) == rows_apart(whole.emitted)
     assert cut.outcomes == whole.outcomes
     assert cut.reasons == whole.reasons
 

@@ -5,6 +5,7 @@
 | users | within the allowed lateness, any order |
 | items | any interleaving of the partitions that its events come from |
 | catalogue, profiles | the newest version by event time, in any order |
+| impressions | the order of its log: a list closes when the time of what was told before has passed its window |
 | learner | the order of its log: each example is a step from where the one before led |
 
 `tests/agents/test_order.py` holds users and items together to theirs, from events to co-visits.
@@ -58,7 +59,7 @@ ANY_ORDER: dict[str, Arrivals] = {
     "catalogue": _shuffled("catalogue"),
     "profiles": _shuffled("profiles"),
 }
-IN_LOG_ORDER = {"learner"}
+IN_LOG_ORDER = {"impressions", "learner"}
 
 
 def test_each_table_has_one_order_rule() -> None:
@@ -73,7 +74,7 @@ def _values(table: str, log: Log) -> dict[str, bytes]:
     values = {}
     for key in state:
         value = state.get(key)
-        for place in {"applied", "sources"} & set(value.__struct_fields__):
+        for place in {"applied", "closed_at", "sources"} & set(value.__struct_fields__):
             setattr(value, place, type(getattr(value, place))())
         values[key] = spec.codec.encode(value)
     return values

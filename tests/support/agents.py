@@ -15,6 +15,7 @@ from support.runs import Crash, run
 
 # One partition: no user of these logs is in the wrong one.
 SETTINGS = Settings(namespace="t", partitions=1)
+SHOWN, EXAMPLES = "t.internal.shown", "t.examples.v1"
 SPECS: dict[str, AgentSpec] = {spec.table: spec for spec in agent_specs(SETTINGS)}
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=8)
@@ -45,9 +46,27 @@ def item_events_log(seed: int) -> Log:
     return log_of_records(emitted("users", events_log(seed), "t.internal.item-events"))
 
 
+def shown_log(seed: int) -> Log:
+    """What is told of lists: that they were shown and chosen from, and, from two partitions, their rows."""
+    log = events_log(seed)
+    told = emitted("users", log, SHOWN)
+    halves = [emitted("users", log, "t.internal.item-events")[half::2] for half in (0, 1)]
+    rows = [emitted("items", log_of_records(half), SHOWN, partition=at) for at, half in enumerate(halves)]
+    return log_of_records(interleaved(seed, told, *rows))
+
+
 def examples_log(seed: int) -> Log:
-    """What the items agent makes of that."""
-    return log_of_records(emitted("items", item_events_log(seed), "t.examples.v1"))
+    """What the items and the impressions agents make of that."""
+    of_items = emitted("items", item_events_log(seed), EXAMPLES)
+    return log_of_records(interleaved(seed, of_items, emitted("impressions", shown_log(seed), EXAMPLES)))
+
+
+def interleaved(seed: int, *logs: list[Record]) -> list[Record]:
+    """Some logs mixed, the order within each as it was."""
+    turns = [at for at, log in enumerate(logs) for _ in log]
+    random.Random(seed).shuffle(turns)
+    left = [iter(log) for log in logs]
+    return [next(left[at]) for at in turns]
 
 
 def catalogue_log(seed: int) -> Log:
@@ -63,6 +82,7 @@ def profiles_log(seed: int) -> Log:
 LOGS: dict[str, Callable[[int], Log]] = {
     "users": events_log,
     "items": item_events_log,
+    "impressions": shown_log,
     "learner": examples_log,
     "catalogue": catalogue_log,
     "profiles": profiles_log,

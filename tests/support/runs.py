@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import SYSTEM_KEYS, Codec, Partition, entry_digest
 from persona_stream.stream.slices import Slice
+from persona_stream.vocabulary.messages import ShownRows, decode_shown, encode
 from persona_stream.worker.app import Fold
 from support.logs import Log, LogRecord
 
@@ -38,10 +40,31 @@ class Run(Struct):
 
     def emitted_once(self) -> dict[str, list[tuple[bytes, bytes | None]]]:
         """What was emitted, in order, without what was emitted again."""
-        return {
-            topic: list(dict.fromkeys((record.key, record.value) for record in records))
-            for topic, records in self.emitted.items()
-        }
+        return {topic: list(dict.fromkeys(told)) for topic, told in rows_apart(self.emitted).items()}
+
+
+def rows_apart(emitted: Mapping[str, Sequence[Record]]) -> dict[str, list[tuple[bytes, bytes | None]]]:
+    """What was emitted, by topic as (key, value); rows of lists one by one: a slice tells together what came in it."""
+    return {
+        topic: [
+            (record.key or b"", value)
+            for record in records
+            for value in (_single_rows(record.value or b"") if topic.endswith("internal.shown") else [record.value])
+        ]
+        for topic, records in emitted.items()
+    }
+
+
+def _single_rows(raw: bytes) -> list[bytes]:
+    told = decode_shown(raw)
+    if not isinstance(told, ShownRows):
+        return [raw]
+    width = len(told.features) // len(told.items)
+    return [
+        # Of rows that were told together, the offset is the last one's.
+        encode(replace(told, source_offset=0, items=[item], features=told.features[width * at : width * (at + 1)]))
+        for at, item in enumerate(told.items)
+    ]
 
 
 Open = Callable[[Codec[Any]], Partition[Any]]
