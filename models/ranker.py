@@ -23,6 +23,9 @@ FEATURES_INPUT = "features"
 HASH_PROPERTY = "feature_hash"
 NAMES_PROPERTY = "feature_names"
 PROBE_PROPERTY = "parity_probe"
+STRANGERS_PROPERTY = "stranger_lists"
+MIN_STRANGERS = 50
+"""A ranker that saw so many lists of users who had done nothing before can order for one."""
 
 _RETRAIN = "Train one on today's features: `persona-stream train`."
 
@@ -40,6 +43,12 @@ class Ranker:
         probe = Probe.from_text(self.metadata.get(PROBE_PROPERTY, ""), feature_set.width)
         self.parity = check_parity(probe.scores, self._run(probe.features), rows="probe rows")
         """The largest relative difference of scores found by the gate."""
+
+    @property
+    def knows_strangers(self) -> bool:
+        """Whether it learned enough of users whom nothing was known of."""
+        told = self.metadata.get(STRANGERS_PROPERTY, "")
+        return told.isdigit() and int(told) >= MIN_STRANGERS
 
     def score(self, features: Floats) -> Floats:
         """Scores of rows, float32 `[n, F]` to float32 `[n]`; higher is better, comparable within one list

@@ -12,6 +12,7 @@ from msgspec import Struct
 from models.evaluation import Interval, Numbers, bootstrap_interval, hit_rate_at_k, ndcg_at_k
 from models.export import export_onnx
 from models.groups import Dropped, Groups, join_examples
+from models.ranker import STRANGERS_PROPERTY
 from models.topic_reader import OnProgress, ignore_progress, read_topic
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
@@ -30,9 +31,12 @@ POPULARITY = ("item_purchases_total", "item_events_total")
 PERSONAL_FREQUENCY = ("pair_decayed_60d",)
 """Features that a simple rule can rank by, the best first."""
 
-_TREES = 100
+_TREES = 200
 # Least share of the rows in a leaf, within bounds: few rows must be enough, many must not be memorised.
 _LEAF_SHARE, _LEAF_LEAST, _LEAF_MOST = 1 / 500, 5, 50
+
+EVENTS_BEFORE = "user_events_total"
+"""The feature that tells how much a user had done."""
 
 _log = structlog.get_logger(__name__)
 
@@ -70,11 +74,16 @@ class TrainedRanker(Struct, frozen=True):
 
     onnx: bytes
     metadata: dict[str, str]
-    report: TrainingReport
 
     def record(self, name: str, version: str, created_ms: int) -> ModelRecord:
         """The registry's record of this ranker."""
         return ModelRecord(name, version, self.onnx, self.metadata, created_ms)
+
+
+class JudgedRanker(TrainedRanker, frozen=True):
+    """One that was tried on time it has not seen."""
+
+    report: TrainingReport
 
 
 async def read_examples(
@@ -111,7 +120,7 @@ def train_ranker(
     seed: int = 1,
     threads: int = 1,
     on_progress: OnProgress = ignore_progress,
-) -> TrainedRanker:
+) -> JudgedRanker:
     """Train LambdaRank (Burges 2010) on the first 80 % of time, judge it on the rest, and export it.
 
     The same examples and seed give the same model. More `threads` help on idle cores only: beside busy ones,
@@ -121,10 +130,26 @@ def train_ranker(
     """
     groups, dropped = join_examples(examples, feature_set)
     train, held_out = _split(groups, dropped)
-    booster = _grow(train, feature_set, seed, threads, on_progress)
+    booster = _grow(train, seed, threads, on_progress)
     report = _judge(booster, train, held_out, feature_set, dropped, seed)
-    metadata = _metadata(report, seed)
-    return TrainedRanker(export_onnx(booster, train.features, metadata, feature_set), metadata, report)
+    trained = _exported(booster, train, feature_set, seed, report)
+    return JudgedRanker(trained.onnx, trained.metadata, report)
+
+
+def fit_ranker(examples: Sequence[Example], feature_set: FeatureSet, *, seed: int = 1) -> TrainedRanker:
+    """Train on all examples, to be judged elsewhere. Raises ModelError as `train_ranker` does."""
+    groups, dropped = join_examples(examples, feature_set)
+    if len(groups) < MIN_TRAIN_GROUPS:
+        raise _too_few(len(groups), None, dropped)
+    booster = _grow(groups, seed, 1, ignore_progress)
+    return _exported(booster, groups, feature_set, seed, None)
+
+
+def _exported(
+    booster: lightgbm.Booster, train: Groups, feature_set: FeatureSet, seed: int, report: TrainingReport | None
+) -> TrainedRanker:
+    metadata = _metadata(train, feature_set, seed, report)
+    return TrainedRanker(export_onnx(booster, train.features, metadata, feature_set), metadata)
 
 
 def _split(groups: Groups, dropped: Dropped) -> tuple[Groups, Groups]:
@@ -134,22 +159,36 @@ def _split(groups: Groups, dropped: Dropped) -> tuple[Groups, Groups]:
         cut_ms = last_ms - HELD_OUT_SHARE * (last_ms - first_ms)
         cut = int(np.searchsorted(groups.ts_ms, cut_ms))
     if cut < MIN_TRAIN_GROUPS or len(groups) - cut < MIN_HELD_OUT_GROUPS:
-        raise ModelError(
-            f"too few groups with both a positive and a negative: {cut} to train on "
-            f"(at least {MIN_TRAIN_GROUPS}) and {len(groups) - cut} in the last {HELD_OUT_SHARE:.0%} of time "
-            f"to judge on (at least {MIN_HELD_OUT_GROUPS}). Dropped: {dropped.one_sided} one-sided groups, "
-            f"{dropped.other_features} examples of other features, {dropped.malformed} malformed.",
-            hint="Publish more events, or backfill examples from the event log.",
-        )
+        raise _too_few(cut, len(groups) - cut, dropped)
     return groups.slice(0, cut), groups.slice(cut, len(groups))
 
 
-def _grow(train: Groups, feature_set: FeatureSet, seed: int, threads: int, on_progress: OnProgress) -> lightgbm.Booster:
+def _too_few(train: int, held_out: int | None, dropped: Dropped) -> ModelError:
+    to_judge = ""
+    if held_out is not None:
+        to_judge = (
+            f" and {held_out} in the last {HELD_OUT_SHARE:.0%} of time to judge on (at least {MIN_HELD_OUT_GROUPS})"
+        )
+    return ModelError(
+        f"too few groups with both a positive and a negative: {train} to train on (at least {MIN_TRAIN_GROUPS})"
+        f"{to_judge}. Dropped: {dropped.one_sided} one-sided groups, "
+        f"{dropped.other_features} examples of other features, {dropped.malformed} malformed.",
+        hint="Publish more events, or backfill examples from the event log.",
+    )
+
+
+def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> lightgbm.Booster:
     leaf_rows = int(np.clip(len(train.labels) * _LEAF_SHARE, _LEAF_LEAST, _LEAF_MOST))
     parameters: dict[str, object] = {
         "objective": "lambdarank",
-        "num_leaves": 31,
-        "learning_rate": 0.1,
+        # Small trees, each on some of the rows and features: with dozens of features and a few thousand lists, larger
+        # ones learn the lists by heart.
+        "num_leaves": 15,
+        "learning_rate": 0.05,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
         "min_data_in_leaf": leaf_rows,
         "seed": seed,
         "deterministic": True,
@@ -200,15 +239,23 @@ def _measure_rule(groups: Groups, feature_set: FeatureSet, names: Sequence[str],
     return _measure(groups, groups.features[:, at].astype(np.float64), seed)
 
 
-def _metadata(report: TrainingReport, seed: int) -> dict[str, str]:
+def _metadata(train: Groups, feature_set: FeatureSet, seed: int, report: TrainingReport | None) -> dict[str, str]:
     return {
         "objective": "lambdarank",
-        "trained_from_ms": str(report.trained_from_ms),
-        "trained_to_ms": str(report.held_out_from_ms),
-        "rows": str(report.train_rows),
-        "groups": str(report.train_groups),
+        "trained_from_ms": str(int(train.ts_ms[0])),
+        "trained_to_ms": str(report.held_out_from_ms if report else int(train.ts_ms[-1])),
+        "rows": str(len(train.labels)),
+        "groups": str(len(train)),
+        STRANGERS_PROPERTY: str(_strangers(train, feature_set)),
         "seed": str(seed),
         "code_version": version("persona-stream"),
         "lightgbm_version": lightgbm.__version__,
         "metrics": msgspec.json.encode(report).decode(),
     }
+
+
+def _strangers(train: Groups, feature_set: FeatureSet) -> int:
+    """Lists of users who had done nothing before."""
+    column = feature_set.get(EVENTS_BEFORE)
+    first = np.cumsum(train.sizes) - train.sizes
+    return 0 if column is None else int((train.features[first, column] == 0).sum())

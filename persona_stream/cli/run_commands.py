@@ -130,7 +130,7 @@ def train(
     *,
     name: ModelName = _MODEL,
     origin: Annotated[
-        Literal["online", "decision", "backfill"] | None,
+        Literal["online", "impression", "backfill"] | None,
         Parameter(help="Train on examples of this origin only."),
     ] = None,
     backfill: Annotated[
@@ -153,6 +153,32 @@ def train(
     return run_train(
         flags.load(), TrainOptions(name=name, origin=origin, seed=seed, promote=promote, backfill=backfill)
     )
+
+
+@app.command(group=DATA, sort_key=5)
+def evaluate(
+    events: Annotated[Path, Parameter(help="The log: JSON lines of events, gzipped if it ends in .gz.")],
+    /,
+    *,
+    items: Annotated[Path | None, Parameter(help="The catalogue: JSON lines of items.")] = None,
+    profiles: Annotated[Path | None, Parameter(help="JSON lines of profiles.")] = None,
+    train_share: Annotated[float, Parameter(help="Train on this share of the log's time, ask for the rest.")] = 0.6,
+    shuffle: Annotated[bool, Parameter(help="Put lists in a random order first: nothing is learned from it.")] = False,
+    seed: Annotated[int, Parameter(help="The same log and seed give the same model and intervals.")] = 1,
+    flags: Flags = NO_FLAGS,
+) -> int:
+    """Stream a log of lists shown and chosen from through a system of its own, and judge its answers.
+
+    The first part of the time is trained on, as the stream makes examples of
+    it; for the rest, the server is asked to order each list just before it was
+    shown. Simple rules stand beside it, all with bootstrap intervals.
+    """
+    from persona_stream.cli.evaluate_command import EvaluateOptions, run_evaluate
+
+    options = EvaluateOptions(
+        events=events, items=items, profiles=profiles, train_share=train_share, shuffle=shuffle, seed=seed
+    )
+    return run_evaluate(flags.load(), options)
 
 
 @models.command(name="list")

@@ -11,6 +11,7 @@ from models.registry import Registry
 from models.train import (
     PERSONAL_FREQUENCY,
     POPULARITY,
+    JudgedRanker,
     Measured,
     TrainedRanker,
     TrainingReport,
@@ -76,7 +77,7 @@ async def backfill_sessions(settings: Settings) -> list[SessionQuestion]:
         await writer.stop()
 
 
-async def train_on_examples(settings: Settings, options: TrainOptions) -> TrainedRanker:
+async def train_on_examples(settings: Settings, options: TrainOptions) -> JudgedRanker:
     """Train on the examples logged; shows progress. Raises ModelError where there are too few."""
     with progress_bar("reading examples") as on_progress:
         origins = None if options.origin is None else {options.origin}
@@ -87,7 +88,7 @@ async def train_on_examples(settings: Settings, options: TrainOptions) -> Traine
         )
 
 
-def print_next_session(asked: Sequence[SessionQuestion], trained: TrainedRanker, features: FeatureSet) -> None:
+def print_next_session(asked: Sequence[SessionQuestion], trained: JudgedRanker, features: FeatureSet) -> None:
     """How well all candidates are ordered when a session of later time begins, judged by all that was chosen in it."""
     held_out = [question for question in asked if question.ts_ms >= trained.report.held_out_from_ms]
     if not held_out:

@@ -234,7 +234,7 @@ class Engine:
 
     def score(self, question: Question) -> tuple[Scored, str | None]:
         """Scores of the question's items in the best way there is, and why it is no better one."""
-        if question.state is None:
+        if question.state is None and not self.scorers.knows_strangers:
             return self._trending_scores(question), "unknown-user"
         if time.monotonic() > question.due_s:
             return self._history_scores(question), "deadline"

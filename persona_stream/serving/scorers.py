@@ -82,6 +82,11 @@ class Scorers:
         names += [ONLINE] if online.examples >= MIN_ONLINE_EXAMPLES else []
         return "+".join(names)
 
+    @property
+    def knows_strangers(self) -> bool:
+        """Whether the ranker can order for a user whom nothing is known of."""
+        return self._ranker is not None and self._ranker.knows_strangers
+
     def score(self, features: Floats) -> Scored | None:
         """Scores float64 `[n]` of rows float32 `[n, F]`; None where there is no model. Raises ModelError."""
         online = self._refreshed_online()

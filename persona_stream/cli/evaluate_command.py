@@ -1,0 +1,271 @@
+"""`persona-stream evaluate`: how well the whole system would have ordered the lists of a log, asked as it went.
+
+A system of its own is started: broker, worker, server. The first part of the time streams in, a ranker is trained on the
+examples that the stream made of it, and goes live. Then the rest streams in, and just before each list that something
+was chosen from, the server is asked to order it.
+"""
+
+import asyncio
+import gzip
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from models.registry import Registry
+from models.train import fit_ranker, read_examples
+from persona_stream.cli.console import err, out, print_table
+from persona_stream.cli.progress_bar import progress_bar
+from persona_stream.cli.publish import KINDS, publish_lines
+from persona_stream.cli.running import server_url
+from persona_stream.cli.signals import run_until_terminated
+from persona_stream.cli.stream_progress import until_applied
+from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs
+from persona_stream.cli.train_command import publish_ranker
+from persona_stream.cli.up import notify, system
+from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.past_lists import RULES, Numbers, PastList, measure, past_lists, shuffled
+from persona_stream.rebuild.snapshot import covers, end_offsets, read_snapshot
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import ConfigError, EventError, PersonaError
+from persona_stream.vocabulary.events import Event, parse_event
+from persona_stream.vocabulary.topics import Topics
+from tables.features.plan import feature_set
+
+MODEL = "ranker"
+DEADLINE_MS = 5_000
+"""Nobody waits for these answers: none is to be a fallback because the machine was busy."""
+WITHIN_S = 120.0
+LOOK_S = 0.001
+BAD_SHOWN = 5
+
+
+class EvaluateOptions(Struct, frozen=True, kw_only=True):
+    """What to evaluate, and how."""
+
+    events: Path
+    items: Path | None
+    profiles: Path | None
+    train_share: float
+    """Of the log's time."""
+    shuffle: bool
+    """Whether lists are put in a random order first."""
+    seed: int
+
+
+class LoggedEvent(Struct):
+    """An event as it is published."""
+
+    event: Event
+    raw: bytes
+
+
+class EvaluationError(PersonaError):
+    """The system under evaluation did not do what it should."""
+
+    code = "evaluate"
+
+
+def run_evaluate(settings: Settings, options: EvaluateOptions) -> int:
+    """Evaluate, print, and return the exit code. Raises ConfigError where the log can't be judged."""
+    log = _read_log(options)
+    lists = past_lists([one.event for one in log], settings.attribution_window_ms)
+    first_ms, last_ms = int(log[0].event.ts), int(log[-1].event.ts)
+    cut_ms = first_ms + options.train_share * (last_ms - first_ms)
+    later = [one for one in lists if one.ts_ms >= cut_ms]
+    if not later or len(later) == len(lists):
+        raise ConfigError(
+            f"{options.events} has {len(lists) - len(later)} lists with an outcome before the cut and {len(later)}"
+            " after it; both are needed.",
+            hint="Lists are `impression` events with `items`; outcomes are clicks, carts, purchases, good ratings.",
+        )
+    with TemporaryDirectory(prefix="persona-evaluate-") as folder:
+        own = msgspec.structs.replace(
+            settings, home=Path(folder), kafka="", redis_url="", audit_every_ms=0, deadline_ms=DEADLINE_MS
+        )
+        with system(own) as kafka:
+            return run_until_terminated(_evaluate(kafka, options, log, lists, later))
+
+
+async def _evaluate(
+    kafka: Kafka, options: EvaluateOptions, log: Sequence[LoggedEvent], lists: Sequence[PastList], later: list[PastList]
+) -> None:
+    err.print("starting the worker and the server ...")
+    async with Supervisor(kafka, child_specs(kafka.settings), notify=notify) as supervisor:
+        settings = supervisor.settings
+        failing = asyncio.create_task(supervisor.run())
+        judging = asyncio.create_task(_judge(settings, options, log, lists, later))
+        await asyncio.wait([failing, judging], return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            judging.cancel()
+            failing.result()
+        failing.cancel()
+        judging.result()
+
+
+async def _judge(
+    settings: Settings,
+    options: EvaluateOptions,
+    log: Sequence[LoggedEvent],
+    lists: Sequence[PastList],
+    later: list[PastList],
+) -> None:
+    writer = BatchWriter(settings, client_id="evaluate")
+    await writer.start()
+    try:
+        for kind, path in (("items", options.items), ("profiles", options.profiles)):
+            if path is not None:
+                topic = KINDS[kind].topic(Topics(settings.namespace))
+                await publish_lines(_lines(path), writer, topic, kind=KINDS[kind])
+        await until_applied(settings)
+        stream = _Stream(settings, writer, log)
+        await stream.publish_until(later[0].at)
+        model = await _train(settings, options)
+        async with aiohttp.ClientSession(server_url(settings)) as session:
+            await _until_served(session, model, log[0].event.user)
+            answers = _Answers()
+            with progress_bar("asking") as on_progress:
+                for number, one in enumerate(later):
+                    await stream.publish_until(one.at)
+                    await stream.until_known(session)
+                    await answers.ask(session, one)
+                    on_progress(number + 1, len(later))
+        _report(options, len(lists) - len(later), later, answers, model)
+    finally:
+        await writer.stop()
+
+
+class _Stream:
+    """Publishes the log bit by bit."""
+
+    def __init__(self, settings: Settings, writer: BatchWriter, log: Sequence[LoggedEvent]) -> None:
+        self._topic = Topics(settings.namespace).events
+        self._writer = writer
+        self._log = log
+        self._published = 0
+
+    async def publish_until(self, at: int) -> None:
+        """Publish all before a place in the log; Kafka has it then."""
+        records = [Record(one.event.user.encode(), one.raw) for one in self._log[self._published : at]]
+        if records:
+            await self._writer.write_keyed(self._topic, records)
+        self._published = max(self._published, at)
+
+    async def until_known(self, session: aiohttp.ClientSession) -> None:
+        """Wait until the server knows of all that was published."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + WITHIN_S
+        while True:
+            async with session.get("/readyz?verbose") as answer:
+                held = (await answer.json(content_type=None))["tables"]["users"]["events"]
+            if held >= self._published:
+                return
+            if loop.time() > deadline_s:
+                raise EvaluationError(f"the server knows of {held:,} of {self._published:,} events.")
+            await asyncio.sleep(LOOK_S)
+
+
+class _Answers:
+    """What the server said."""
+
+    def __init__(self) -> None:
+        self.scores: list[Numbers] = []
+        self.fallbacks: dict[str, int] = {}
+
+    async def ask(self, session: aiohttp.ClientSession, one: PastList) -> None:
+        """Ask for a list as a frontend would have."""
+        body = {"user": one.user, "items": one.items, "slot": one.slot, "context": one.context, "k": len(one.items)}
+        async with session.post("/v1/rank", json=body) as response:
+            answer: dict[str, Any] = await response.json(content_type=None)
+            if response.status != HTTPStatus.OK:
+                raise EvaluationError(f"/v1/rank answered {response.status}: {answer}.")
+        place = {ranked["item"]: ranked["rank"] for ranked in answer["items"]}
+        self.scores.append(-np.array([place[item] for item in one.items], dtype=np.float64))
+        if answer["fallback"] is not None:
+            self.fallbacks[answer["fallback"]] = self.fallbacks.get(answer["fallback"], 0) + 1
+
+
+async def _train(settings: Settings, options: EvaluateOptions) -> str:
+    """Train on what the stream made of the first part, and serve it; returns the model's name and version."""
+    await until_applied(settings)
+    topics = Topics(settings.namespace)
+    # Lists come in over a topic of their own: all of it must be in their table, and what it gave rise to in Kafka.
+    ends = await end_offsets(settings, topics.shown)
+    covered = covers(ends)
+    if not covered(await read_snapshot(settings, topics.changelog("impressions"), covered)):
+        raise EvaluationError("the worker does not get on with the lists shown.", hint="See the logs in its home.")
+    examples = await read_examples(settings, origins={"impression", "online"})
+    trained = await asyncio.to_thread(fit_ranker, examples, feature_set(settings), seed=options.seed)
+    version = await publish_ranker(settings, MODEL, trained)
+    await Registry(settings).promote(MODEL, version)
+    return f"{MODEL}/{version}"
+
+
+async def _until_served(session: aiohttp.ClientSession, model: str, user: str) -> None:
+    deadline_s = asyncio.get_running_loop().time() + WITHIN_S
+    while True:
+        async with session.post("/v1/rank", json={"user": user, "items": ["any"]}) as response:
+            if model in (await response.json(content_type=None))["model"]:
+                return
+        if asyncio.get_running_loop().time() > deadline_s:
+            raise EvaluationError(f"the server does not serve {model}.")
+        await asyncio.sleep(LOOK_S)
+
+
+def _report(
+    options: EvaluateOptions, trained_on: int, later: Sequence[PastList], answers: _Answers, model: str
+) -> None:
+    order = "in a random order" if options.shuffle else "in the order displayed"
+    out.print(
+        f"{options.events.name}: trained on {trained_on:,} lists of the first {options.train_share:.0%} of time; the"
+        f" {len(later):,} of the rest asked through /v1/rank, {order}."
+    )
+    ways = {model: answers.scores} | {rule: [one.by_rule[rule] for one in later] for rule in RULES}
+    rows = []
+    for name, scores in ways.items():
+        found = measure(later, scores, seed=options.seed)
+        rows.append(
+            [name, *(f"{x:.3f}" for x in (found.ndcg.mean, found.ndcg.low, found.ndcg.high, found.hit_rate.mean))]
+        )
+    print_table(["", "NDCG@10", "from", "to (95 %)", "HR@10"], rows)
+    if answers.fallbacks:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(answers.fallbacks.items()))
+        out.print(f"answers that were fallbacks: {told}")
+
+
+def _read_log(options: EvaluateOptions) -> list[LoggedEvent]:
+    """The log in event-time order. Raises ConfigError where it has none; lines that are no events are told."""
+    log, bad = [], 0
+    for number, line in enumerate(_lines(options.events), start=1):
+        if not line.strip():
+            continue
+        try:
+            event = parse_event(line)
+            if options.shuffle:
+                line = msgspec.json.encode(shuffled(event, msgspec.json.decode(line), options.seed))
+                event = parse_event(line)
+            log.append(LoggedEvent(event, line))
+        except EventError as error:
+            bad += 1
+            if bad <= BAD_SHOWN:
+                err.print(f"{options.events} line {number}: {error.reason}: {error.message}", markup=False)
+    if bad:
+        err.print(f"{bad:,} lines are left out.")
+    if not log:
+        raise ConfigError(f"{options.events} holds no event.", hint="JSON lines, as docs/concepts.md describes them.")
+    log.sort(key=lambda one: int(one.event.ts))
+    return log
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error}.") from error
