@@ -1,7 +1,5 @@
 """`persona-stream config`: every setting, its value, where that came from, and what it means."""
 
-import ast
-import inspect
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +10,7 @@ from msgspec import Struct
 
 from persona_stream.cli.console import out
 from persona_stream.vocabulary.config import PREFIX, Settings
+from persona_stream.vocabulary.meanings import field_meanings
 
 SECRETS = frozenset({"kafka_sasl_password", "redis_url"})
 """Settings whose value is never printed (a Redis URL carries its password)."""
@@ -66,14 +65,7 @@ def describe_settings(
 
 def setting_meanings() -> dict[str, str]:
     """What each setting means, on one line: the text below its field in `Settings`."""
-    body = ast.parse(inspect.getsource(Settings)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    meanings = dict.fromkeys(Settings.__struct_fields__, "")
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            text = ast.literal_eval(below.value)
-            meanings[field.target.id] = " ".join(text.split())
-    return meanings
+    return field_meanings(Settings)
 
 
 def _print_for_people(rows: list[Setting]) -> None:

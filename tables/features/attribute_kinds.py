@@ -30,6 +30,7 @@ class OfAttribute(OfRow, frozen=True, kw_only=True):
     """What kinds over one attribute share."""
 
     attribute: Word
+    """Of the item."""
 
 
 class Number(OfAttribute, frozen=True, kw_only=True):
@@ -107,6 +108,7 @@ class String(OfAttribute, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "string"
     values: Values
+    """A column each."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a value."""
@@ -146,6 +148,7 @@ class Hashed(OfAttribute, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "hashed"
     buckets: Annotated[int, Meta(ge=2, le=64)]
+    """How many columns."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a bucket."""

@@ -11,11 +11,11 @@
 A mistake is refused with its line and key, and with what would be right.
 """
 
-import difflib
-import inspect
+import functools
+import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from tables.features import (
     user_kinds,
 )
 from tables.features.kind import Kind
+from tables.features.mistakes import Source, guess
+from tables.features.toml_lines import Path as KeyPath
 
 SHIPPED = "shipped.toml"
 """The catalogue that is used where none is named."""
@@ -49,8 +51,6 @@ _MODULES = (
     python_kind,
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_FIELD = re.compile(r"field `(?P<field>[^`]+)`")
 
 
 class Declared(Struct, frozen=True):
@@ -60,12 +60,18 @@ class Declared(Struct, frozen=True):
     feature: Kind
 
 
+@functools.cache
 def kinds() -> dict[str, type[Kind]]:
     """Every kind by its name, in the order of docs/features.md."""
     found: dict[str, type[Kind]] = {}
     for module in _MODULES:
-        for _, one in inspect.getmembers(module, inspect.isclass):
-            if issubclass(one, Kind) and one.__module__ == module.__name__ and hasattr(one, "kind"):
+        for one in vars(module).values():
+            if (
+                isinstance(one, type)
+                and issubclass(one, Kind)
+                and one.__module__ == module.__name__
+                and hasattr(one, "kind")
+            ):
                 found[one.kind] = one
     return found
 
@@ -81,7 +87,11 @@ def read(path: Path) -> list[Declared]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"features file {path}: {error}.", hint="It is named by PERSONA_FEATURES.") from error
+        said = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"features file {path} can't be read: {said}.",
+            hint="PERSONA_FEATURES or the command names it; without, it is the shipped catalogue.",
+        ) from error
     return parse(text, str(path))
 
 
@@ -93,31 +103,30 @@ def parse(text: str, where: str) -> list[Declared]:
     >>> parse('[features]\\nhow_new = { kind = "agee" }', "my.toml")
     Traceback (most recent call last):
     ...
-    persona_stream.vocabulary.errors.ConfigError: my.toml line 2, `features.how_new.kind`: there is no kind "agee". \
+    persona_stream.vocabulary.errors.ConfigError: my.toml line 2, `features.how_new.kind`: there is no kind 'agee'. \
 Did you mean "age"? `persona-stream features list --kinds` lists all.
     """
+    source = Source(text, where)
     try:
         held = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: {error}.", hint="Features are declared in TOML.") from None
-    lines = _Lines(text, where)
-    table = _features(held, lines)
-    return [Declared(name, _declared(name, fields, lines)) for name, fields in table.items()]
+        raise source.no_toml(error) from None
+    return [Declared(name, _declared(name, fields, source)) for name, fields in _features(held, source).items()]
 
 
-def _features(held: Mapping[str, Any], lines: "_Lines") -> Mapping[str, Any]:
+def _features(held: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
     for key in held:
         if key not in {"features", "include"}:
-            raise lines.error([key], "a catalogue has the keys `features` and `include`.")
+            raise source.error((key,), "a catalogue has the keys `features` and `include`.")
     include = held.get("include", [])
     if not isinstance(include, list) or any(one != "shipped" for one in include):
-        raise lines.error(["include"], 'what can be included is the shipped catalogue: include = ["shipped"].')
+        raise source.error(("include",), 'what can be included is the shipped catalogue: include = ["shipped"].')
     table = held.get("features", {})
     if not isinstance(table, dict):
-        raise lines.error(["features"], "this must be a table: `[features]`.")
+        raise source.error(("features",), "this must be a table: `[features]`.")
     own = {**_shipped_tables(), **table} if include else table
     if not own:
-        raise lines.error(["features"], "no feature is declared.")
+        raise source.error(("features",), "no feature is declared.")
     return own
 
 
@@ -127,63 +136,54 @@ def _shipped_tables() -> dict[str, Any]:
     return tables
 
 
-def _declared(name: str, fields: object, lines: "_Lines") -> Kind:
-    path = ["features", name]
+def _declared(name: str, fields: object, source: Source) -> Kind:
+    path = ("features", name)
     if not _NAME.fullmatch(name):
-        raise lines.error(path, "a name is of at most 63 lower-case letters, digits and `_`, and begins with a letter.")
+        raise source.error(
+            path, "a name is of at most 63 lower-case letters, digits and `_`, and begins with a letter."
+        )
     if not isinstance(fields, dict):
-        raise lines.error(path, 'a feature is a table: { kind = "...", ... }.')
-    kind = fields.get("kind")
-    known = kinds()
-    if kind not in known:
-        near = difflib.get_close_matches(str(kind), known, n=1)
-        guess = f' Did you mean "{near[0]}"?' if near else ""
-        wrong = f'there is no kind "{kind}".{guess}' if kind is not None else "a feature needs a `kind`."
-        raise lines.error([*path, "kind"], wrong, hint="`persona-stream features list --kinds` lists all.")
+        raise source.error(path, 'a feature is a table: { kind = "...", ... }.')
+    named, known = fields.get("kind"), kinds()
+    kind = known.get(named) if isinstance(named, str) else None
+    if kind is None:
+        wrong = f"there is no kind {named!r}." if "kind" in fields else "a feature needs a `kind`."
+        hint = f"{guess(str(named), known)}`persona-stream features list --kinds` lists all."
+        raise source.error((*path, "kind"), wrong, hint=hint)
     try:
-        return msgspec.convert({key: value for key, value in fields.items() if key != "kind"}, known[kind])
+        feature = msgspec.convert({key: value for key, value in fields.items() if key != "kind"}, kind)
     except msgspec.ValidationError as error:
-        raise _told(error, path, known[kind], lines) from None
+        raise source.bad_parameter(error, path, kind) from None
+    _check_edges(feature, path, source)
+    _check_columns(name, feature, path, source)
+    return feature
 
 
-def _told(error: msgspec.ValidationError, path: list[str], kind: type[Kind], lines: "_Lines") -> ConfigError:
-    message = str(error)
-    at = _PATH.search(message)
-    field = _FIELD.search(message)
-    key = re.split(r"[.\[]", at["path"])[0] if at and at["path"] else field["field"] if field else ""
-    said = _PATH.sub("", message).rstrip(".")
-    parameters = ", ".join(one.encode_name for one in msgspec.structs.fields(kind))
-    return lines.error([*path, key] if key else path, f"{said}.", hint=f"`{kind.kind}` takes {parameters}.")
+def _check_edges(feature: Kind, path: KeyPath, source: Source) -> None:
+    before = -math.inf
+    for at, edge in enumerate(feature.edges or ()):
+        if not before < edge < math.inf:
+            wrong = f"edges ascend and are finite, but {edge:g} stands behind {before:g}."
+            raise source.error((*path, "edges", at), wrong, hint="They cut the range into bins.")
+        before = edge
 
 
-class _Lines:
-    """Finds the line of a key: tomllib does not tell it."""
+def _check_columns(name: str, feature: Kind, path: KeyPath, source: Source) -> None:
+    seen: set[str] = set()
+    for suffix in feature.suffixes():
+        if suffix in seen:
+            wrong = f'two of its columns are named "{name}{suffix}".'
+            raise source.error((*path, *_listed(feature, suffix[1:], last=True)), wrong, hint="Name each value once.")
+        if not suffix.isprintable():
+            wrong = f"the name of a column, {name + suffix!r}, can't be printed."
+            raise source.error((*path, *_listed(feature, suffix[1:])), wrong, hint="`hashed` takes any value.")
+        seen.add(suffix)
 
-    def __init__(self, text: str, where: str) -> None:
-        self._lines = text.splitlines()
-        self._where = where
 
-    def error(self, path: list[str], message: str, *, hint: str = "") -> ConfigError:
-        line = self._line(path)
-        place = f"{self._where} line {line}" if line else self._where
-        return ConfigError(f"{place}, `{'.'.join(path)}`: {message}", hint=hint)
-
-    def _line(self, path: list[str]) -> int:
-        """1-based; the nearest key above where this one is not written; 0 where none is."""
-        found = 0
-        for depth in range(1, len(path) + 1):
-            for number in self._matching(path[:depth], after=found):
-                found = number
-                break
-        return found
-
-    def _matching(self, path: list[str], after: int) -> Iterator[int]:
-        name = re.escape(path[-1])
-        dotted = r"\.".join(map(re.escape, path))
-        header = re.compile(rf"\s*\[\s*{dotted}\s*[\].]")
-        key = re.compile(rf"""(?:^|[{{,.\s])["']?{name}["']?\s*=""")
-        for number, line in enumerate(self._lines[max(after - 1, 0) :], start=max(after, 1)):
-            if number > after and after and re.match(r"\s*\[", line) and not header.match(line) and len(path) > 2:
-                return
-            if header.match(line) or key.search(line):
-                yield number
+def _listed(feature: Kind, value: str, *, last: bool = False) -> KeyPath:
+    """Where a value is declared that has a column."""
+    for name in feature.__struct_fields__:
+        held = getattr(feature, name)
+        if isinstance(held, tuple) and value in held:
+            return (name, len(held) - 1 - held[::-1].index(value) if last else held.index(value))
+    return ()

@@ -98,9 +98,11 @@ class Rate(Counted, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "rate"
     top: tuple[EventKind, ...]
+    """Types whose share it is."""
     bottom: tuple[EventKind, ...]
+    """Types that they are a share of."""
     window: WindowName | None = None
-    """None: of all time."""
+    """Unset: of all time."""
     rate: float = 0.05
     """What it is before anything is known."""
     trials: float = 20.0
@@ -137,6 +139,7 @@ class Trend(Counted, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "trend"
     events: tuple[EventKind, ...] = ()
+    """Types counted; none named: all but impressions."""
     short: WindowName
     long: WindowName
 

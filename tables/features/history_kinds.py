@@ -302,6 +302,7 @@ class FieldMatch(OfAttribute, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "field_match"
     field: Word
+    """Of the context."""
     method: Literal["values", "text", "vector"]
 
     def needs(self) -> Needs:
@@ -366,6 +367,7 @@ class Diversity(OfAttribute, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "diversity"
     of: Literal["values", "number"] = "values"
+    """What is compared."""
 
     def needs(self) -> Needs:
         """Values or numbers."""
@@ -419,6 +421,7 @@ class ShownAlike(OfAttribute, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "shown_alike"
     within: Duration
+    """At most so long ago."""
 
     def needs(self) -> Needs:
         """The values."""

@@ -30,8 +30,11 @@ FLAG_EDGES = (0.5,)
 EventKind = Literal["impression", "view", "click", "add_to_cart", "purchase", "other"]
 WindowName = Literal["5m", "1h", "1d", "7d"]
 Scope = Literal["user", "item"]
-Duration = Annotated[str, Meta(pattern="^[1-9][0-9]{0,5}(ms|s|m|h|d)$")]
-Edges = Annotated[tuple[float, ...], Meta(max_length=14)]
+Duration = Annotated[
+    str,
+    Meta(pattern="^[1-9][0-9]{0,5}(ms|s|m|h|d)$", description='a duration in ms, s, m, h or d, such as "90s" or "7d"'),
+]
+Edges = Annotated[tuple[float, ...], Meta(max_length=14, description="a list of at most 14 ascending numbers")]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": HOUR_MS, "d": 24 * HOUR_MS}
 
@@ -77,6 +80,10 @@ class Kind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def context_fields(self) -> tuple[str, ...]:
         """The fields of a request's context that it reads."""
+        return ()
+
+    def trait_fields(self) -> tuple[str, ...]:
+        """The user's traits that it reads."""
         return ()
 
     @classmethod

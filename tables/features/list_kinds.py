@@ -89,6 +89,7 @@ class Given(OfRow, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "given"
     field_name: Word = field(name="field")
+    """Of the context."""
     transform: Literal["none", "log"] = "none"
 
     def usual_edges(self) -> tuple[float, ...]:
@@ -229,6 +230,7 @@ class Random(OfRow, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "random"
     salt: str = ""
+    """Another one gives other numbers."""
 
     def usual_edges(self) -> tuple[float, ...]:
         """As shares are cut."""
@@ -277,6 +279,7 @@ class ShownCount(OfRow, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "shown_count"
     within: Duration
+    """At most so long ago."""
 
     def usual_edges(self) -> tuple[float, ...]:
         """As counts are cut."""

@@ -27,7 +27,10 @@ class Python(OfRow, frozen=True, kw_only=True):
     """
 
     kind: ClassVar[str] = "python"
-    function: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    function: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description='"module:name", a function that can be imported'),
+    ]
     numbers: tuple[Word, ...] = ()
     """Attributes that it reads from `rows.attributes.numbers`."""
     values: tuple[Word, ...] = ()
@@ -36,11 +39,13 @@ class Python(OfRow, frozen=True, kw_only=True):
     """Fields of the context that it reads."""
 
     def __post_init__(self) -> None:
-        """Refuse a function that is not there."""
+        """Refuse a function that is not there, or has no source."""
         try:
-            self.loaded()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"`function` {self.function} can't be imported: {error}") from None
+            self.source()
+        # A module may raise anything while it is imported.
+        except Exception as error:
+            told = f"{self.function} can't be imported ({type(error).__name__}: {error})"
+            raise ValueError(f"`function` {told}; its folder must be on PYTHONPATH") from None
 
     def loaded(self) -> Function:
         """The function."""

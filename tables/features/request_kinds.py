@@ -51,6 +51,10 @@ class LocalTime(OfUser, frozen=True, kw_only=True):
         """The zone's."""
         return (self.zone,)
 
+    def trait_fields(self) -> tuple[str, ...]:
+        """The zone's, where the context has none."""
+        return (self.zone,)
+
     @classmethod
     def compile(cls, declared: Sequence["LocalTime"]) -> Evaluate:
         """One look at the calendar a request and zone."""
@@ -78,6 +82,7 @@ class Slot(OfUser, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "slot"
     values: Values
+    """A column each."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a slot."""
@@ -107,6 +112,7 @@ class UserAgent(OfUser, frozen=True, kw_only=True):
     kind: ClassVar[str] = "ua"
     part: Literal["platform", "os", "browser"] = "platform"
     values: Values = _PLATFORMS
+    """A column each."""
     source: Word = "user_agent"
     """The field of the context."""
 
@@ -144,7 +150,9 @@ class Referer(OfUser, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "referer"
     values: Annotated[tuple[Literal[_MEDIUMS], ...], Meta(min_length=1)] = _MEDIUMS  # type: ignore[valid-type]
+    """A column each."""
     source: Word = "referer"
+    """The field of the context."""
     own_hosts: tuple[Word, ...] = ()
     """Hosts that are one's own, with all below them."""
 
@@ -182,6 +190,7 @@ class Geo(OfUser, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "geo"
     countries: Values
+    """Two letters each (ISO 3166), a column each."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a country."""
@@ -216,11 +225,17 @@ class OfAsker(OfUser, frozen=True, kw_only=True):
     """What kinds over a field of the traits or the context share."""
 
     source: Literal["traits", "context"] = "traits"
+    """Where the field stands."""
     field_name: Word = field(name="field")
+    """Its name."""
 
     def context_fields(self) -> tuple[str, ...]:
         """The field, if it is the context's."""
         return (self.field_name,) if self.source == "context" else ()
+
+    def trait_fields(self) -> tuple[str, ...]:
+        """The field, if it is a trait."""
+        return (self.field_name,) if self.source == "traits" else ()
 
     def told(self, request: Request) -> Any:
         """What the field holds; None without one."""
@@ -267,6 +282,7 @@ class UserString(OfAsker, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "user_string"
     values: Values
+    """A column each."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a value."""
@@ -293,6 +309,7 @@ class UserHashed(OfAsker, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "user_hashed"
     buckets: Annotated[int, Meta(ge=2, le=64)]
+    """How many columns."""
 
     def suffixes(self) -> tuple[str, ...]:
         """A column a bucket."""

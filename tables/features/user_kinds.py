@@ -73,6 +73,7 @@ class SessionAverage(OfUser, frozen=True, kw_only=True):
     kind: ClassVar[str] = "session_average"
     measure: Literal["depth", "duration", "gap"]
     sessions: Annotated[int, Meta(ge=2, le=SESSIONS_SEEN)] = SESSIONS_SEEN
+    """So many of the latest."""
 
     def usual_edges(self) -> tuple[float, ...]:
         """As counts or ages are cut."""
@@ -160,6 +161,7 @@ class DistinctItems(OfUser, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "distinct_items"
     within: Duration
+    """At most so long ago."""
 
     def usual_edges(self) -> tuple[float, ...]:
         """As counts are cut."""
