@@ -20,14 +20,14 @@ def run_worker(settings: Settings) -> int:
     # Imported late: each of these roles pulls in much that the other does not need.
     from persona_stream.worker.run import run_worker as run
 
-    return run(connected(settings))
+    return run(_usable(settings))
 
 
 def run_serve(settings: Settings) -> int:
     """Answer requests from replicas of the tables; returns the exit code."""
     from persona_stream.serving.server import run_server
 
-    run_server(connected(settings))
+    run_server(_usable(settings))
     return 0
 
 
@@ -53,6 +53,14 @@ def run_broker(settings: Settings, *, port: int) -> int:
         finally:
             broker.stop()
     return 0
+
+
+def _usable(settings: Settings) -> Settings:
+    """Settings that name a cluster and a catalogue of features without a mistake. Raises ConfigError."""
+    from tables.features.plan import plan_of
+
+    plan_of(settings)
+    return connected(settings)
 
 
 def _watch(broker: EmbeddedBroker) -> None:

@@ -15,6 +15,7 @@ from persona_stream.cli.stream_progress import follow
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs, embedded_kafka, with_free_ports
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
+from tables.features.plan import plan_of
 
 
 def run_up(settings: Settings) -> int:
@@ -27,6 +28,8 @@ def run_up(settings: Settings) -> int:
 def system(settings: Settings) -> Iterator[Kafka]:
     """A cluster and free ports for a whole system, announced to other commands of the same home."""
     quiet_libraries()
+    # A catalogue with a mistake is told here, rather than by a worker and a server that end again and again.
+    plan_of(settings)
     with terminating(), _announced_kafka(with_free_ports(settings, notify)) as kafka:
         yield kafka
 
