@@ -1,6 +1,5 @@
 """Flags that several commands share; each one overrides the setting of the same name."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,17 +16,10 @@ def _flag(text: str) -> Parameter:
     return Parameter(help=text, group=_CONNECTION, show_default=False)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Flags:
-    """Where the system is."""
+class _Overrides:
+    """Makes settings of the flags that a subclass has."""
 
-    kafka: Annotated[
-        str | None, _flag("Kafka's bootstrap servers, host:port[,host:port]. Empty: the embedded broker.")
-    ] = None
-    namespace: Annotated[str | None, _flag("Prefix of every topic and consumer group. [persona]")] = None
-    home: Annotated[Path | None, _flag("Folder of the embedded broker's data, downloads and logs. [.persona]")] = None
-    config: Annotated[Path | None, _flag("A TOML file of settings, as PERSONA_CONFIG names one.")] = None
+    config: Path | None
 
     def load(self) -> "Settings":
         """The settings, these flags on top. Raises ConfigError, naming the setting and where it came from."""
@@ -38,9 +30,33 @@ class Flags:
 
     def overrides(self) -> dict[str, object]:
         """Settings given as flags, by name."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = dict(vars(self))
         given.pop("config")
         return {name: value for name, value in given.items() if value is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FeatureFlags(_Overrides):
+    """Which catalogue of features, for commands that need no running system."""
+
+    features: Annotated[
+        Path | None, _flag("The catalogue of features, as PERSONA_FEATURES names one. [the shipped one]")
+    ] = None
+    config: Annotated[Path | None, _flag("A TOML file of settings, as PERSONA_CONFIG names one.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Flags(_Overrides):
+    """Where the system is."""
+
+    kafka: Annotated[
+        str | None, _flag("Kafka's bootstrap servers, host:port[,host:port]. Empty: the embedded broker.")
+    ] = None
+    namespace: Annotated[str | None, _flag("Prefix of every topic and consumer group. [persona]")] = None
+    home: Annotated[Path | None, _flag("Folder of the embedded broker's data, downloads and logs. [.persona]")] = None
+    config: Annotated[Path | None, _flag("A TOML file of settings, as PERSONA_CONFIG names one.")] = None
 
 
 @Parameter(name="*")

@@ -1,12 +1,12 @@
 """Commands for operators: proof, repair and questions."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from persona_stream.cli.flags import AllFlags, Flags, TopicFlags, WorkerFlags
-from persona_stream.cli.root import NO_ALL, NO_FLAGS, NO_TOPIC, NO_WORKER, OPERATE, app
+from persona_stream.cli.root import NO_ALL, NO_FLAGS, NO_TOPIC, NO_WORKER, OPERATE, app, epoch_ms
 
 if TYPE_CHECKING:
     from persona_stream.cli.dlq import Wanted
@@ -51,7 +51,7 @@ def rebuild(
         return command.run_drop(flags.load(), drop)
     options = command.RebuildOptions(
         tables=tuple(table or ()),
-        until_ms=_epoch_ms(until) or 0,
+        until_ms=epoch_ms(until) or 0,
         lateness_ms=lateness_ms,
         switch=not no_switch,
         accept=accept,
@@ -187,10 +187,4 @@ def _wanted(
 ) -> "Wanted":
     from persona_stream.cli.dlq import Wanted
 
-    return Wanted(frozenset(reason or ()), frozenset(origin or ()), _epoch_ms(since), _epoch_ms(until))
-
-
-def _epoch_ms(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return Wanted(frozenset(reason or ()), frozenset(origin or ()), epoch_ms(since), epoch_ms(until))

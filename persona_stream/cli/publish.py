@@ -6,7 +6,7 @@ A line that breaks the contract is reported with its number and reason, and not 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -101,30 +101,36 @@ class Publisher:
         report.elapsed_s = time.monotonic() - report.started_s
 
     def _records(self, lines: Sequence[bytes]) -> list[Record]:
-        parse, key_field, report = self._kind.parse, self._kind.key_field, self.report
-        records: list[Record] = []
-        first = report.lines + 1
-        report.lines += len(lines)
-        for number, line in enumerate(lines, first):
-            report.read_bytes += len(line)
-            value = line.strip()
-            if not value:
-                continue
-            try:
-                parsed = parse(value)
-            except EventError as error:
-                self._reject(Reject(number, error.reason, error.message, value))
-            else:
-                records.append(Record(getattr(parsed, key_field).encode(), value))
-        return records
+        key_field = self._kind.key_field
+        return [
+            Record(getattr(parsed, key_field).encode(), value)
+            for parsed, value in checked(lines, self._kind, self.report, self._on_reject)
+        ]
 
-    def _reject(self, reject: Reject) -> None:
-        report = self.report
-        report.rejected[reject.reason] += 1
-        if len(report.first_rejects) < FIRST_REJECTS:
-            report.first_rejects.append(reject)
-        if self._on_reject is not None:
-            self._on_reject(reject)
+
+def checked(
+    lines: Sequence[bytes], kind: Kind, report: PublishReport, on_reject: Callable[[Reject], None] | None = None
+) -> Iterator[tuple[Any, bytes]]:
+    """Of each good line what it was parsed to, and its bytes; `report` counts all, and keeps the first rejects."""
+    first = report.lines + 1
+    report.lines += len(lines)
+    for number, line in enumerate(lines, first):
+        report.read_bytes += len(line)
+        value = line.strip()
+        if not value:
+            continue
+        try:
+            yield kind.parse(value), value
+        except EventError as error:
+            _reject(Reject(number, error.reason, error.message, value), report, on_reject)
+
+
+def _reject(reject: Reject, report: PublishReport, on_reject: Callable[[Reject], None] | None) -> None:
+    report.rejected[reject.reason] += 1
+    if len(report.first_rejects) < FIRST_REJECTS:
+        report.first_rejects.append(reject)
+    if on_reject is not None:
+        on_reject(reject)
 
 
 async def publish_lines(

@@ -23,6 +23,7 @@ from persona_stream.cli.cluster import require_topic
 from persona_stream.cli.console import err, out, quiet_libraries
 from persona_stream.cli.lines import InputError, LineFile, is_stream, open_lines, stdin_file, stream_chunks
 from persona_stream.cli.publish import Kind, Publisher, PublishReport, Reject, publish_lines
+from persona_stream.cli.rejects import print_rejects
 from persona_stream.cli.running import connected
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
@@ -169,13 +170,5 @@ def _print_report(report: PublishReport, publication: Publication) -> None:
         f"published {report.published:,} {publication.kind.name} of {report.lines:,} lines"
         f" in {report.elapsed_s:.1f} s ({report.lines_per_s:,.0f} lines/s)"
     )
-    if not report.rejected_total:
-        return
-    err.print(f"rejected {report.rejected_total:,} lines:", style="red")
-    for reason, count in report.rejected.most_common():
-        err.print(f"  {count:>9,}  {reason}")
-    for reject in report.first_rejects:
-        err.print(f"  line {reject.line}: {reject.reason}: {reject.detail}", markup=False)
-    if report.rejected_total > len(report.first_rejects):
-        where = f"all are in {publication.rejects}" if publication.rejects else "--rejects FILE keeps all"
-        err.print(f"  (the first {len(report.first_rejects)} are shown; {where})")
+    where = f"all are in {publication.rejects}" if publication.rejects else "--rejects FILE keeps all"
+    print_rejects(report, rest=where)

@@ -1,8 +1,10 @@
 """The command line's root: the app, its groups, and what its commands share."""
 
+from datetime import UTC, datetime
+
 from cyclopts import App, Group, Parameter
 
-from persona_stream.cli.flags import AllFlags, Flags, MirrorFlags, ServeFlags, TopicFlags, WorkerFlags
+from persona_stream.cli.flags import AllFlags, FeatureFlags, Flags, MirrorFlags, ServeFlags, TopicFlags, WorkerFlags
 
 RUN = Group("Run", sort_key=1)
 DATA = Group("Data and models", sort_key=2)
@@ -10,7 +12,14 @@ OPERATE = Group("Operate", sort_key=3)
 
 # No flag given.
 NO_FLAGS, NO_TOPIC, NO_SERVE, NO_WORKER, NO_MIRROR = Flags(), TopicFlags(), ServeFlags(), WorkerFlags(), MirrorFlags()
-NO_ALL = AllFlags()
+NO_ALL, NO_FEATURES = AllFlags(), FeatureFlags()
+
+
+def epoch_ms(moment: datetime | None) -> int | None:
+    """Epoch milliseconds of a time that was given as a flag: UTC unless it says."""
+    if moment is None:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _version() -> str:

@@ -27,6 +27,7 @@ COMMANDS = [
     "publish",
     "train",
     "models",
+    "features",
     "doctor",
     "topics",
     "config",
@@ -39,7 +40,11 @@ def test_help_names_every_command(call: Call) -> None:
     assert [name for name in COMMANDS if f" {name} " not in done.stdout] == []
 
 
-LEAVES = [[name] for name in COMMANDS if name != "models"] + [["models", n] for n in ("list", "promote", "rollback")]
+LEAVES = [
+    *([name] for name in COMMANDS if name not in {"models", "features"}),
+    *(["models", name] for name in ("list", "promote", "rollback")),
+    *(["features", name] for name in ("list", "check", "preview")),
+]
 
 
 @pytest.mark.parametrize("command", LEAVES, ids=" ".join)

@@ -1,0 +1,77 @@
+"""`persona-stream features list` and `check`: what is declared, and what it comes to."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from persona_stream.cli.console import err, out, print_table
+from persona_stream.vocabulary.config import Settings
+from tables.features.catalogue import Declared, kinds, read, shipped
+from tables.features.kind import Kind
+from tables.features.parameters import Parameter, declared, parameters, sentence, toml
+from tables.features.plan import Plan, plan_of
+
+_OF_ALL = frozenset(Kind.__struct_fields__)
+
+
+def run_list(settings: Settings) -> int:
+    """Print a row a feature, in the order of the catalogue."""
+    catalogue = shipped() if settings.features is None else read(settings.features)
+    headings = ["feature", "kind", "whose", "parameters", "columns", "meaning"]
+    print_table(headings, [_feature_row(one) for one in catalogue], right=frozenset({"columns"}))
+    return 0
+
+
+def run_kinds() -> int:
+    """Print a row a kind."""
+    print_table(["kind", "parameters", "what it is"], [_kind_row(kind) for kind in kinds().values()])
+    err.print("every feature may have a `meaning` (a text) and `edges` (numbers) as well; more in docs/features.md")
+    return 0
+
+
+def run_check(settings: Settings, file: Path | None) -> int:
+    """Print what a catalogue comes to. Raises ConfigError, naming the line and key of a mistake."""
+    named = file or settings.features
+    plan = plan_of(msgspec.structs.replace(settings, features=named))
+    features = [one.feature for one in plan.declared]
+    out.print(f"{named or 'the shipped catalogue'}: {_counted(plan)}, hash {plan.features.hash}", markup=False)
+    for what, names in (
+        ("attributes", _attributes(plan)),
+        ("traits", [name for feature in features for name in feature.trait_fields()]),
+        ("context", sorted(plan.context_fields)),
+    ):
+        out.print(f"  {what:<11} {', '.join(dict.fromkeys(names)) or 'none'}", markup=False)
+    return 0
+
+
+def _feature_row(one: Declared) -> list[str]:
+    told = ", ".join(f"{name} = {toml(value)}" for name, value in declared(one.feature).items())
+    feature = one.feature
+    meaning = feature.meaning or sentence(type(feature))
+    return [one.name, feature.kind, feature.place(), told, str(len(feature.suffixes())), meaning]
+
+
+def _kind_row(kind: type[Kind]) -> list[str]:
+    told = [_told(one) for one in parameters(kind) if one.name not in _OF_ALL]
+    return [kind.kind, ", ".join(told), sentence(kind)]
+
+
+def _told(parameter: Parameter) -> str:
+    if parameter.required:
+        return parameter.name
+    return f"{parameter.name} = {parameter.default}" if parameter.default else f"[{parameter.name}]"
+
+
+def _counted(plan: Plan) -> str:
+    features, columns = len(plan.declared), plan.features.width
+    return f"{features} feature{'s' * (features != 1)}, {columns} column{'s' * (columns != 1)}"
+
+
+def _attributes(plan: Plan) -> Iterable[str]:
+    """Each attribute, and as what it is read."""
+    held: dict[str, list[str]] = {}
+    for read_as in plan.needs.__struct_fields__:
+        for name in getattr(plan.needs, read_as):
+            held.setdefault(name, []).append("values" if read_as == "codes" else read_as)
+    return (f"{name} ({', '.join(read_as)})" for name, read_as in held.items())
