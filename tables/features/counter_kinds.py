@@ -66,7 +66,7 @@ class InteractionCount(Counted, frozen=True, kw_only=True):
     """log1p of how many events of some types there were, ever.
 
     >>> told('clicks = {kind = "interaction_count", events = ["click"]}',
-    ...      [("u1", "click", "i1", 0), ("u2", "click", "i1", 5000)], "u1", ["i1", "i2"])
+    ...      [("u2", "click", "i1", -5000), ("u1", "click", "i1", 0)], "u1", ["i1", "i2"])
     clicks   1.0986 0
     """
 

@@ -3,7 +3,7 @@
 `python tests/docs/doc_tables.py` writes them anew; a test compares them with the code.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from doc_blocks import ROOT
@@ -25,15 +25,24 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 def with_tables(text: str) -> str:
-    """The document with every marked table as the code has it."""
-    for name, rows in TABLES.items():
+    """docs/operations.md with every marked table as the code has it."""
+    return filled(text, {name: table(rows()) for name, rows in TABLES.items()})
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """A document with other text in its marked places."""
+    for name, part in parts.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if not (begin and end):
-            raise ValueError(f"docs/operations.md has no place for the table {name}")
-        table = "".join(f"| {' | '.join(row)} |\n" for row in rows())
-        text = before + begin + table + end + after
+            raise ValueError(f"the document has no place for {name}")
+        text = before + begin + part + end + after
     return text
+
+
+def table(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a table; the first two are of `heading`."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def settings_rows() -> Iterator[Iterable[str]]:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import DOCUMENTS, ROOT, name_of
+from doc_features import FEATURES, with_features
 from doc_tables import OPERATIONS, with_tables
 
 from persona_stream.cli.commands import app
 from persona_stream.serving.schemas import MAX_CANDIDATES, MAX_EVENTS
 from persona_stream.vocabulary.events import KINDS
+from tables.features.catalogue import shipped
 
 HOUSE_WORDS = {
     "event", "interaction", "impression", "decision", "example", "fold", "window", "watermark", "lateness", "pane",
@@ -67,6 +69,15 @@ def test_the_glossary_defines_each_house_word_once() -> None:
 def test_tables_that_follow_from_the_code_do() -> None:
     text = OPERATIONS.read_text(encoding="utf-8")
     assert text == with_tables(text), "write them anew: python tests/docs/doc_tables.py"
+
+
+def test_the_features_told_are_those_of_the_code() -> None:
+    text = FEATURES.read_text(encoding="utf-8")
+    assert text == with_features(text), "write them anew: python tests/docs/doc_features.py"
+
+
+def test_the_readme_says_how_many_features_are_shipped() -> None:
+    assert f"{len(shipped())} features are shipped" in (ROOT / "README.md").read_text()
 
 
 def test_the_readme_lists_every_command_and_no_other() -> None:
