@@ -1,8 +1,8 @@
 """`persona-stream evaluate`: how well the whole system would have ordered the lists of a log, asked as it went.
 
-A system of its own is started: broker, worker, server. The first part of the time streams in, a ranker is trained on the
-examples that the stream made of it, and goes live. Then the rest streams in, and just before each list that something
-was chosen from, the server is asked to order it.
+A system of its own is started: broker, worker, server. The first part of the time streams in, a ranker is trained on
+the examples that the stream made of it, and goes live. Then the rest streams in, and just before each list that
+something was chosen from, the server is asked to order it.
 """
 
 import asyncio
@@ -230,9 +230,8 @@ def _report(
     rows = []
     for name, scores in ways.items():
         found = measure(later, scores, seed=options.seed)
-        rows.append(
-            [name, *(f"{x:.3f}" for x in (found.ndcg.mean, found.ndcg.low, found.ndcg.high, found.hit_rate.mean))]
-        )
+        numbers = (found.ndcg.mean, found.ndcg.low, found.ndcg.high, found.hit_rate.mean)
+        rows.append([name, *(f"{number:.3f}" for number in numbers)])
     print_table(["", "NDCG@10", "from", "to (95 %)", "HR@10"], rows)
     if answers.fallbacks:
         told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(answers.fallbacks.items()))
@@ -246,11 +245,11 @@ def _read_log(options: EvaluateOptions) -> list[LoggedEvent]:
         if not line.strip():
             continue
         try:
-            event = parse_event(line)
+            event, raw = parse_event(line), line
             if options.shuffle:
-                line = msgspec.json.encode(shuffled(event, msgspec.json.decode(line), options.seed))
-                event = parse_event(line)
-            log.append(LoggedEvent(event, line))
+                raw = msgspec.json.encode(shuffled(event, msgspec.json.decode(line), options.seed))
+                event = parse_event(raw)
+            log.append(LoggedEvent(event, raw))
         except EventError as error:
             bad += 1
             if bad <= BAD_SHOWN:

@@ -94,6 +94,11 @@ async def explain(settings: Settings, decision: Decision, show: Show) -> Explana
     again = await ask_again(settings, decision, past)
     expected = origins(past)
     found = differences(decision, past, again, expected)
+    if past.superseded_elsewhere and any(one.step == "features" for one in found):
+        past.notes.append(
+            f"of {past.superseded_elsewhere:,} other items of the catalogue only a newer version is kept: features that"
+            " compare with them may be others"
+        )
     user = None
     if past.user is not None:
         user = user_view(

@@ -45,6 +45,8 @@ class Past:
         self.notes = list(cut.notes)
         self.superseded: set[str] = set()
         """Items of which the catalogue's topic has a newer version only: what stood before may be gone."""
+        self.superseded_elsewhere = 0
+        """How many other items of the catalogue are so; or they are younger than the decision, and played no part."""
         self.folded = 0
 
     async def restore(self) -> None:
@@ -56,11 +58,7 @@ class Past:
         everything = self.replica.attributes.needs.any()
         catalogue = await self._restore_versions("catalogue", self._cut.catalogue, None if everything else items)
         self.superseded = catalogue & items
-        if catalogue - items:
-            self.notes.append(
-                f"of {len(catalogue - items):,} other items of the catalogue only a newer version is kept: features"
-                " that compare with them may be others"
-            )
+        self.superseded_elsewhere = len(catalogue - items)
         await self._restore_versions("profiles", self._cut.profiles, {self._decision.user})
         if self._decision.fallback not in UNSCORED:
             await self._restore_learner()
