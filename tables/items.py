@@ -81,7 +81,8 @@ def covisit_items(state: ItemState) -> list[str]:
 
 def covisit_count(state: ItemState, recent: list[str]) -> int:
     """How many of the item's latest co-visits were with one of the user's recent items."""
-    return sum([near in recent for near in covisit_items(state)])
+    is_recent = set(recent).__contains__
+    return sum(map(is_recent, chain.from_iterable([neighbours for _, _, neighbours in state.visits])))
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:

@@ -8,9 +8,11 @@ the latest by event time are kept, ties by content; what may still change (an ev
 lateness) does not count against a bound.
 """
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct, field
@@ -30,6 +32,10 @@ PENDING_KEPT = 8
 
 SEGMENT_CHARS = 64
 """A longer one is no segment: it would be kept with every item that the user touches."""
+
+RECENT_KEPT = 64
+"""So many of the latest visits are kept as numbers, too: features compare their items with others."""
+_RECENT, _RECENT_NUMBERS = "recent", 3 * RECENT_KEPT
 
 KIND_BITS = 3
 """A touch is one number, event time in ms and kind: `ts_ms << KIND_BITS | kind`."""
@@ -64,6 +70,37 @@ class Counted(Struct, frozen=True, gc=False):
     """The user's segment as the event tells it, empty where it tells none or one longer than SEGMENT_CHARS."""
 
 
+class ItemCodes(Protocol):
+    """Gives each item a number that stays its own."""
+
+    def code(self, item: str) -> int:
+        """The item's number."""
+        ...
+
+
+class RecentVisits:
+    """The latest visits as numbers, kept beside a state while it is in memory: gathering them is a copy of bytes."""
+
+    __slots__ = ("_packed", "codes")
+
+    def __init__(self, visits: Sequence[Visit], codes: ItemCodes) -> None:
+        self.codes = codes
+        self._packed = array("q")
+        for visit in visits[-RECENT_KEPT:]:
+            self.append(*visit)
+
+    def append(self, ts_ms: int, item: str, kind: int) -> None:
+        """A visit later than those before."""
+        packed = self._packed
+        packed.extend((ts_ms, kind, self.codes.code(item)))
+        if len(packed) > 4 * _RECENT_NUMBERS:
+            del packed[:-_RECENT_NUMBERS]
+
+    def packed(self) -> bytes:
+        """(time in ms, kind, number of the item) of the latest RECENT_KEPT, oldest first: int64."""
+        return self._packed[-_RECENT_NUMBERS:].tobytes()
+
+
 class UserState(Struct, array_like=True, dict=True):
     """All that is held of one user. What is derived (`known_ids`, `touches`) is no part of it at rest."""
 
@@ -93,6 +130,13 @@ class UserState(Struct, array_like=True, dict=True):
     def touches(self) -> dict[str, list[int]]:
         """Item -> touches in `visits`, oldest first."""
         return _touches(self.visits)
+
+    def recent_visits(self, codes: ItemCodes) -> RecentVisits:
+        """The latest visits by the numbers of their items."""
+        held: RecentVisits | None = self.__dict__.get(_RECENT)
+        if held is None or held.codes is not codes:
+            held = self.__dict__[_RECENT] = RecentVisits(self.visits, codes)
+        return held
 
     def touches_of(self, items: Sequence[str]) -> dict[str, list[int]]:
         """The touches of these items alone, of those that have any: whoever has just read a state needs no more."""
@@ -227,7 +271,15 @@ def _last_ms(session: list[int]) -> int:
 
 def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
     visits = state.visits
-    insort(visits, (ts_ms, item, kind))
+    visit = (ts_ms, item, kind)
+    insort(visits, visit)
+    recent = state.__dict__.get(_RECENT)
+    if recent is not None:
+        if visits[-1] is visit:
+            recent.append(ts_ms, item, kind)
+        else:
+            # It came late: what is kept beside the state is in another order now.
+            del state.__dict__[_RECENT]
     touches = state.__dict__.get("touches")
     if touches is not None:
         insort(touches.setdefault(item, []), ts_ms << KIND_BITS | kind)

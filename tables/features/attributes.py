@@ -136,15 +136,24 @@ class AttributeColumns:
         """Rows of `count` items, int64 `[count]`; BLANK for those unknown."""
         return np.fromiter(map(self._rows.get, items, repeat(BLANK)), dtype=np.int64, count=count)
 
+    def code(self, item: str) -> int:
+        """The row of an item, from now on its own: one that the catalogue does not know is as blank as row 0."""
+        row = self._rows.get(item)
+        return self._new_row(item) if row is None else row
+
+    def _new_row(self, item: str) -> int:
+        row = self._rows[item] = self._held
+        self._held += 1
+        self._make_room()
+        return row
+
     def put(self, item: str, attributes: Mapping[str, Any]) -> None:
         """Replace what is held of an item; without attributes, forget it."""
         row = self._rows.get(item)
         if row is None:
             if not attributes:
                 return
-            row = self._rows[item] = self._held
-            self._held += 1
-            self._make_room()
+            row = self._new_row(item)
         for name in self.needs.numbers:
             self._put_number(name, row, as_number(attributes.get(name)))
         for name in self.needs.times:

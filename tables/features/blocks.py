@@ -7,7 +7,7 @@ is applied; a server gathers one. Both are evaluated by the same plan.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from persona_stream.vocabulary.events import KINDS
 from tables.counters import TOTALS, WINDOWS, Longs, Panes, Times, all_window_counts, stack_longs, stack_panes
 from tables.features.attributes import AttributeColumns
-from tables.users import KIND_BITS, UserState, latest_interest, open_session
+from tables.users import KIND_BITS, RECENT_KEPT, UserState, latest_interest, open_session
 
-HISTORY_KEPT = 64
+HISTORY_KEPT = RECENT_KEPT
 """So many of the user's latest visits are looked at for what their items are like."""
 SESSIONS_SEEN = 8
 _KIND_MASK = (1 << KIND_BITS) - 1
@@ -29,6 +29,7 @@ Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Selection = NDArray[np.bool_]
 """Kinds that are counted together, bool `[len(KINDS)]`."""
+_VISIT_BYTES = 24
 _NEVER_MS = np.iinfo(np.int64).max
 
 
@@ -117,9 +118,7 @@ class History(Struct):
     ts_ms: Times
     kind: Indices
     item: Indices
-    """Rows of the attribute columns."""
-    name: Indices
-    """Equal for visits of the same item, whether or not the catalogue knows it."""
+    """Rows of the attribute columns; each item has its own, whether or not the catalogue knows it."""
     age: Indices
     """0 for the user's latest visit, 1 for the one before."""
 
@@ -145,8 +144,10 @@ class Rows:
         panes, longs = stack_panes(gathered.panes), stack_longs(gathered.longs)
         self.users = CounterBlock(panes, longs, self.as_of_ms, session=session)
         self.sizes: Indices = np.array([len(items) for items in gathered.items], dtype=np.int64)
-        self.position: Indices = _joined(gathered.positions)
+        self.position: Indices = np.full(len(gathered), -1, dtype=np.int64)
         """By row the 0-based place in the list, -1 without one."""
+        for first, places in gathered.positions:
+            self.position[first : first + len(places)] = places
         self.is_latest: Flags = np.zeros(len(self.position), dtype=np.bool_)
         """By row whether the user's latest interaction was with the item, not buying it."""
         self.is_latest[gathered.latest] = True
@@ -178,27 +179,24 @@ class Rows:
     def sessions(self) -> Longs:
         """The latest sessions of each user, newest first: int64 `[questions, SESSIONS_SEEN, 3]`, padded by zeros."""
         block = np.zeros((len(self.sizes), SESSIONS_SEEN, 3), dtype=np.int64)
-        for at, held in enumerate(self._gathered.sessions):
-            if held:
-                block[at, : len(held)] = held
+        counts = np.array(self._gathered.session_counts, dtype=np.int64)
+        user = np.repeat(np.arange(len(counts)), counts)
+        newest = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
+        block[user, newest] = np.array(self._gathered.sessions, dtype=np.int64).reshape(-1, 3)
         return block
 
     @cached_property
     def history(self) -> History:
         """What the users visited of late."""
-        visits = self._gathered.visits
-        counts = np.array([len(held) for held in visits], dtype=np.int64)
-        flat = [visit for held in visits for visit in held]
-        ts_ms, items, kinds = zip(*flat, strict=True) if flat else ((), (), ())
-        ends = np.cumsum(counts)
-        codes: dict[str, int] = {}
+        packed = self._gathered.visits
+        counts = np.array([len(held) for held in packed], dtype=np.int64) // _VISIT_BYTES
+        ts_ms, kind, item = np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, 3).T
         return History(
             user=np.repeat(np.arange(len(counts)), counts),
-            ts_ms=np.array(ts_ms, dtype=np.int64),
-            kind=np.array(kinds, dtype=np.int64),
-            item=self.attributes.rows(items, len(items)),
-            name=np.array([codes.setdefault(item, len(codes)) for item in items], dtype=np.int64),
-            age=np.repeat(ends, counts) - 1 - np.arange(len(items)),
+            ts_ms=ts_ms,
+            kind=kind,
+            item=item,
+            age=np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(ts_ms)),
         )
 
     @cached_property
@@ -234,13 +232,15 @@ class RowsBuilder:
         self.longs: list[bytes] = []
         self.as_of_ms: list[int] = []
         self.open_sessions: list[list[int]] = []
-        self.sessions: list[list[list[int]]] = []
-        self.visits: list[list[tuple[int, str, int]]] = []
+        self.sessions: list[int] = []
+        self.session_counts: list[int] = []
+        self.visits: list[bytes] = []
         self.lists: list[list[tuple[int, str, list[str]]]] = []
         self.requests: list[Request] = []
         self.users: list[str] = []
         self.items: list[Sequence[str]] = []
-        self.positions: list[Indices] = []
+        self.positions: list[tuple[int, Indices]] = []
+        """(first row, places) of the lists that have an order."""
         self.latest: list[int] = []
         self.touches: list[int] = []
         self.touched: list[int] = []
@@ -265,13 +265,16 @@ class RowsBuilder:
         self.longs.append(bytes(state.longs))
         self.as_of_ms.append(as_of_ms)
         self.open_sessions.append(list(open_session(state, as_of_ms, self._gap_ms)))
-        self.sessions.append([list(session) for session in reversed(state.sessions[-SESSIONS_SEEN:])])
-        self.visits.append(state.visits[-HISTORY_KEPT:])
+        sessions = state.sessions[-SESSIONS_SEEN:]
+        self.sessions += chain.from_iterable(sessions)
+        self.session_counts.append(len(sessions))
+        self.visits.append(state.recent_visits(self.attributes).packed())
         self.lists.append(list(state.pending))
         self.requests.append(request)
         self.users.append(user)
         self.items.append(items)
-        self.positions.append(np.full(len(items), -1, dtype=np.int64) if positions is None else positions)
+        if positions is not None:
+            self.positions.append((self._count, positions))
         self._add_touches(state, items)
         self._count += len(items)
 

@@ -20,10 +20,11 @@ from tables.features.kind import (
     spread,
 )
 from tables.features.user_kinds import OfUser
-from tables.request_context import country, local_time, referer_medium, user_agent
+from tables.request_context import country, local_times, referer_medium, user_agent
 
 _PLATFORMS = ("desktop", "mobile", "tablet", "bot")
 _MEDIUMS = ("direct", "internal", "search", "social", "email", "paid", "external")
+_SATURDAY = 5
 _HOUR_EDGES = (1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 17.0, 19.0, 21.0, 23.0)
 
 Values = Annotated[tuple[Word, ...], Meta(min_length=1, max_length=64)]
@@ -60,16 +61,19 @@ class LocalTime(OfUser, frozen=True, kw_only=True):
         """One look at the calendar a request and zone."""
 
         def evaluate(rows: Rows) -> Numbers:
-            block = np.empty((len(declared), len(rows.requests)))
-            for at, (request, now_ms) in enumerate(zip(rows.requests, rows.as_of_ms.tolist(), strict=True)):
-                for row, one in enumerate(declared):
-                    zone = request.context.get(one.zone, request.traits.get(one.zone))
-                    now = local_time(now_ms, zone if isinstance(zone, str | int | float) else None)
-                    weekend = float(now.weekday >= 5)
-                    block[row, at] = weekend if one.measure == "weekend" else getattr(now, one.measure)
-            return block
+            by_zone = {field: _calendar(rows, field) for field in dict.fromkeys(one.zone for one in declared)}
+            return spread([by_zone[one.zone][one.measure] for one in declared], len(rows.requests))
 
         return evaluate
+
+
+def _calendar(rows: Rows, field: str) -> dict[str, Numbers]:
+    """Each measure of local time, by request; `field` names the zone."""
+    told = [request.context.get(field, request.traits.get(field)) for request in rows.requests]
+    zones = [zone if isinstance(zone, str | int | float) else None for zone in told]
+    hour, weekday, month = local_times(rows.as_of_ms, zones)
+    measures = {"weekday": weekday, "weekend": weekday >= _SATURDAY, "month": month}
+    return {"hour": hour} | {name: days.astype(np.float64) for name, days in measures.items()}
 
 
 class Slot(OfUser, frozen=True, kw_only=True):

@@ -133,7 +133,7 @@ class SessionPattern(OfUser, frozen=True, kw_only=True):
             inside = (start_ms > 0) & (history.ts_ms >= start_ms)
             user = history.user[inside]
             touches = np.bincount(user, minlength=users)
-            distinct = _distinct(user, history.name[inside], users)
+            distinct = _distinct(user, history.item[inside], users)
             clicks = np.bincount(user[history.kind[inside] == _CLICK], minlength=users)
             first_ms = np.full(users, np.iinfo(np.int64).max)
             np.minimum.at(first_ms, user, history.ts_ms[inside])
@@ -175,7 +175,7 @@ class DistinctItems(OfUser, frozen=True, kw_only=True):
         def evaluate(rows: Rows) -> Numbers:
             history, users = rows.history, len(rows.sizes)
             age_ms = rows.as_of_ms[history.user] - history.ts_ms
-            counts = [_distinct(history.user[age_ms < span], history.name[age_ms < span], users) for span in spans]
+            counts = [_distinct(history.user[age_ms < span], history.item[age_ms < span], users) for span in spans]
             return np.log1p(np.array(counts, dtype=np.float64))
 
         return evaluate
