@@ -192,13 +192,14 @@ class _SliceFold:
             of_event = counted(event, ts_ms, self._rules)
             made = self._item_events(event, of_event, offset)
             self._events += made
-            if made and made[0].kind != _IMPRESSION:
-                # Showing an item is no visit: only what users do relates items.
-                self._relate(made[0], event.user, state)
             if made and of_event.kind == _IMPRESSION:
                 self._show(made, event, state)
             elif made and (grade := grade_of(event)):
                 self._choose(made[0], event, state, grade)
+            if made and of_event.kind != _IMPRESSION:
+                # Showing an item is no visit: only what users do relates items. Behind the example: its rows are as of
+                # before this event, and what it tells of earlier visits follows from it.
+                self._relate(made[0], event.user, state)
             apply_event(state, event, of_event, self._rules)
             outcome = "applied"
         self._out.outcomes[outcome] += 1
