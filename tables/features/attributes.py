@@ -272,7 +272,7 @@ def as_vector(value: object) -> NDArray[np.float32]:
         return nothing
     try:
         vector = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return nothing
     size = float(np.linalg.norm(vector)) if vector.ndim == 1 else math.nan
     return (vector / size).astype(np.float32) if math.isfinite(size) and size > 0 else nothing

@@ -1,7 +1,7 @@
 """Kinds over the list itself: where each item stands in it, what the caller says of it, and what was shown before."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from msgspec import field
@@ -120,16 +120,12 @@ def given(rows: Rows, name: str) -> Numbers:
     parts = []
     for request, size in zip(rows.requests, rows.sizes.tolist(), strict=True):
         held = request.context.get(name)
-        parts.append(_numbers(held) if isinstance(held, list) and len(held) == size else np.full(size, np.nan))
+        if isinstance(held, list) and len(held) == size:
+            # One by one: what a value counts for must not depend on those beside it.
+            parts.append(np.array([as_number(value) for value in held], dtype=np.float64))
+        else:
+            parts.append(np.full(size, np.nan))
     return np.concatenate(parts)
-
-
-def _numbers(values: list[Any]) -> Numbers:
-    try:
-        numbers = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.array([as_number(value) for value in values])
-    return numbers if numbers.ndim == 1 else np.array([as_number(value) for value in values])
 
 
 class ListRelative(OfRow, frozen=True, kw_only=True):
