@@ -23,7 +23,6 @@ from tables.features.kind import (
 )
 
 _OUTLIER = 6.0
-_LARGEST = 1e12
 _CODE_BITS = 32
 _SMALL = 1 << 16
 """Up to so many counts a table is quicker than a search."""
@@ -401,12 +400,13 @@ def _other_values(rows: Rows, attribute: str) -> Numbers:
 def _other_numbers(rows: Rows, attribute: str) -> Numbers:
     values = rows.attributes.numbers[attribute][rows.item]
     known = np.isfinite(values)
-    # Whole numbers: what lists before this one ran up to is taken off again without a rounding.
-    milli = np.round(np.where(known, np.clip(values, -_LARGEST, _LARGEST), 0.0) * 1000).astype(np.int64)
-    total, count = np.cumsum(milli) - milli, np.cumsum(known) - known
-    first = rows.first[rows.question]
-    total, count = total - total[first], count - count[first]
-    distance = np.abs(values - total / (1000.0 * np.maximum(count, 1)))
+    filled, total, count = np.where(known, values, 0.0), np.zeros(len(values)), np.cumsum(known) - known
+    # List by list, of those before: one running sum would carry the rounding of other lists.
+    for first, size in zip(rows.first.tolist(), rows.sizes.tolist(), strict=True):
+        last = first + max(size - 1, 0)
+        total[first + 1 : last + 1] = np.cumsum(filled[first:last])
+    count = count - count[rows.first[rows.question]]
+    distance = np.abs(values - total / np.maximum(count, 1))
     return np.where(known & (count > 0), np.log1p(np.where(known, distance, 0.0)), 0.0)
 
 

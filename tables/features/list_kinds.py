@@ -196,10 +196,13 @@ def _rank(rows: Rows, values: Numbers) -> Numbers:
 
 def _score(rows: Rows, values: Numbers) -> Numbers:
     known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
+    # From the lowest on: equal numbers are then exactly their mean, whatever its rounding.
+    lowest = np.full(len(rows.sizes), np.inf)
+    np.minimum.at(lowest, rows.question[known], values[known])
+    filled = np.where(known, values - lowest[rows.question], 0.0)
     count = np.maximum(np.bincount(rows.question, weights=known, minlength=len(rows.sizes)), 1)
     mean = np.bincount(rows.question, weights=filled, minlength=len(rows.sizes)) / count
-    centred = np.where(known, values - mean[rows.question], 0.0)
+    centred = np.where(known, filled - mean[rows.question], 0.0)
     spread_of = np.sqrt(np.bincount(rows.question, weights=centred**2, minlength=len(rows.sizes)) / count)
     score = np.clip(centred / np.where(spread_of > 0, spread_of, 1.0)[rows.question], -_OUTLIER, _OUTLIER)
     return np.where(known, score, np.nan)
