@@ -124,7 +124,8 @@ class AttributeColumns:
         self.terms: dict[str, NDArray[np.int32]] = {
             name: np.full((size, TERMS_KEPT), MISSING, dtype=np.int32) for name in needs.terms
         }
-        self.vectors: dict[str, NDArray[np.float32]] = {}
+        self.vectors: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in needs.vectors}
+        """By their length: vectors of different lengths come from different encoders, and compare with nothing."""
         self.scales = {name: Scale() for name in needs.numbers}
         self.code_of: dict[str, dict[str, int]] = {name: {} for name in needs.codes}
         self._texts: dict[str, NDArray[np.int64]] = {
@@ -196,13 +197,13 @@ class AttributeColumns:
         texts[-1] += len(ids) > 0
 
     def _put_vector(self, name: str, row: int, vector: NDArray[np.float32]) -> None:
-        held = self.vectors.get(name)
-        if held is None:
-            if not len(vector):
-                return
-            held = self.vectors[name] = np.zeros((self._size(), len(vector)), dtype=np.float32)
-        # Vectors of another length come from another encoder: they compare with nothing here.
-        held[row] = vector if len(vector) == held.shape[1] else 0.0
+        by_length, length = self.vectors[name], len(vector)
+        for held in by_length.values():
+            held[row] = 0.0
+        if length:
+            if length not in by_length:
+                by_length[length] = np.zeros((self._size(), length), dtype=np.float32)
+            by_length[length][row] = vector
 
     def _size(self) -> int:
         size = _FIRST_ROWS
@@ -212,13 +213,14 @@ class AttributeColumns:
 
     def _make_room(self) -> None:
         size = self._size()
-        for columns, blank in (
+        by_blank: list[tuple[dict[Any, Any], float]] = [
             (self.numbers, np.nan),
             (self.times_ms, np.nan),
             (self.codes, MISSING),
             (self.terms, MISSING),
-            (self.vectors, 0.0),
-        ):
+            *((by_length, 0.0) for by_length in self.vectors.values()),
+        ]
+        for columns, blank in by_blank:
             for name, column in columns.items():
                 if len(column) < size:
                     more = np.full((size - len(column), *column.shape[1:]), blank, dtype=column.dtype)

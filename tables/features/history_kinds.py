@@ -249,7 +249,7 @@ def _sum_in_order(terms: Numbers) -> Numbers:
 
 class VectorSimilarity(Compared, frozen=True, kw_only=True):
     """Cosine of the item's vector (any encoder's output, a list of numbers) and the mean of those of the user's recent
-    items; 0 where either is missing.
+    items, each made to be of length 1; 0 where either is missing. Vectors of different sizes are not compared.
 
     >>> told('like = {kind = "vector_similarity", attribute = "vector"}', [("u1", "view", "i1", 0)],
     ...      items={"i1": {"vector": [1.0, 0.0]}, "i2": {"vector": [3.0, 4.0]}})
@@ -273,14 +273,15 @@ class VectorSimilarity(Compared, frozen=True, kw_only=True):
 
 
 def _vector_cosine(rows: Rows, declared: Compared) -> Numbers:
-    vectors = rows.attributes.vectors.get(declared.attribute)
-    if vectors is None:
-        return np.zeros(len(rows))
     history, chosen = rows.history, declared.visits(rows)
-    mean = np.zeros((len(rows.sizes), vectors.shape[1]))
-    np.add.at(mean, history.user[chosen], vectors[history.item[chosen]].astype(np.float64))
-    size = np.sqrt((mean**2).sum(axis=1, keepdims=True))
-    return _dots(rows, vectors, mean / np.where(size > 0, size, 1.0))
+    cosine = np.zeros(len(rows))
+    # An item has a vector of one length: in the others its products are 0.
+    for length, vectors in rows.attributes.vectors[declared.attribute].items():
+        mean = np.zeros((len(rows.sizes), length))
+        np.add.at(mean, history.user[chosen], vectors[history.item[chosen]].astype(np.float64))
+        size = np.sqrt((mean**2).sum(axis=1, keepdims=True))
+        cosine += _dots(rows, vectors, mean / np.where(size > 0, size, 1.0))
+    return cosine
 
 
 def _dots(rows: Rows, vectors: NDArray[np.float32], of_user: Numbers) -> Numbers:
@@ -341,15 +342,12 @@ def _match_text(rows: Rows, declared: FieldMatch) -> Numbers:
 
 
 def _match_vector(rows: Rows, declared: FieldMatch) -> Numbers:
-    vectors = rows.attributes.vectors.get(declared.attribute)
-    if vectors is None:
-        return np.zeros(len(rows))
-    asked = np.zeros((len(rows.requests), vectors.shape[1]))
-    for at, request in enumerate(rows.requests):
-        vector = as_vector(request.context.get(declared.field))
-        if len(vector) == asked.shape[1]:
-            asked[at] = vector
-    return _dots(rows, vectors, asked)
+    told = [as_vector(request.context.get(declared.field)) for request in rows.requests]
+    cosine = np.zeros(len(rows))
+    for length, vectors in rows.attributes.vectors[declared.attribute].items():
+        asked = np.array([vector if len(vector) == length else np.zeros(length) for vector in told])
+        cosine += _dots(rows, vectors, asked)
+    return cosine
 
 
 _MATCH = {"values": _match_values, "text": _match_text, "vector": _match_vector}
