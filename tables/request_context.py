@@ -153,11 +153,11 @@ def country(context: Mapping[str, object]) -> str:
     ('TW', '')
     """
     folded = {key.lower(): value for key, value in context.items() if isinstance(value, str)}
-    for key in _COUNTRY_KEYS:
+    for key in COUNTRY_KEYS:
         code = _country_code(folded.get(key, ""))
         if code:
             return code
-    for key in _LANGUAGE_KEYS:
+    for key in LANGUAGE_KEYS:
         # Browsers write the most preferred first.
         for tag in folded.get(key, "")[:_LANGUAGES_CHARS].split(","):
             found = _REGION.match(tag)
@@ -235,7 +235,7 @@ def _platform(text: str, os: Os) -> Platform:
     return "desktop" if os != "other" else "other"
 
 
-_COUNTRY_KEYS = (
+COUNTRY_KEYS = (
     "country",
     "cf-ipcountry",
     "cloudfront-viewer-country",
@@ -246,7 +246,7 @@ _COUNTRY_KEYS = (
     "x-geo-country",
     "x-geoip-country",
 )
-_LANGUAGE_KEYS = ("locale", "language", "accept-language")
+LANGUAGE_KEYS = ("locale", "language", "accept-language")
 # Unknown; unknown; several countries; the same.
 _NO_COUNTRY = frozenset({"XX", "ZZ", "EU", "AP"})
 # Language, script, then the region (RFC 5646), or a POSIX locale.

@@ -287,7 +287,9 @@ class Engine:
             # The log of decisions is of what users were shown: training and experiments go by it.
             return
         logged = ranked[:LOGGED_ITEMS]
-        told_context = {k: v for k, v in question.context.items() if k in self.plan.context_fields}
+        # Headers that tell a country come in any case.
+        fields = self.plan.context_fields
+        told_context = {k: v for k, v in question.context.items() if k in fields or k.lower() in fields}
         told = question.context.get(self._settings.segment_field)
         state = self._positions()
         self._decisions.add(

@@ -20,7 +20,7 @@ from tables.features.kind import (
     spread,
 )
 from tables.features.user_kinds import OfUser
-from tables.request_context import country, local_times, referer_medium, user_agent
+from tables.request_context import COUNTRY_KEYS, LANGUAGE_KEYS, country, local_times, referer_medium, user_agent
 
 _PLATFORMS = ("desktop", "mobile", "tablet", "bot")
 _MEDIUMS = ("direct", "internal", "search", "social", "email", "paid", "external")
@@ -69,7 +69,8 @@ class LocalTime(OfUser, frozen=True, kw_only=True):
 
 def _calendar(rows: Rows, field: str) -> dict[str, Numbers]:
     """Each measure of local time, by request; `field` names the zone."""
-    told = [request.context.get(field, request.traits.get(field)) for request in rows.requests]
+    in_context = [(request.context.get(field), request) for request in rows.requests]
+    told = [request.traits.get(field) if zone is None else zone for zone, request in in_context]
     zones = [zone if isinstance(zone, str | int | float) else None for zone in told]
     hour, weekday, month = local_times(rows.as_of_ms, zones)
     measures = {"weekday": weekday, "weekend": weekday >= _SATURDAY, "month": month}
@@ -206,23 +207,12 @@ class Geo(OfUser, frozen=True, kw_only=True):
 
     def context_fields(self) -> tuple[str, ...]:
         """Wherever a country may stand."""
-        return COUNTRY_FIELDS
+        return (*COUNTRY_KEYS, *LANGUAGE_KEYS)
 
     @classmethod
     def compile(cls, declared: Sequence["Geo"]) -> Evaluate:
         """A look at the context a request."""
         return _one_hot([one.countries for one in declared], lambda _, request: [country(dict(request.context))])
-
-
-COUNTRY_FIELDS = (
-    "country",
-    "cf-ipcountry",
-    "cloudfront-viewer-country",
-    "x-country-code",
-    "x-vercel-ip-country",
-    "locale",
-    "language",
-)
 
 
 class OfAsker(OfUser, frozen=True, kw_only=True):
