@@ -35,8 +35,8 @@ class OfAttribute(OfRow, frozen=True, kw_only=True):
 
 class Number(OfAttribute, frozen=True, kw_only=True):
     """A number, NaN where the item has none: as it is, as a signed log1p (`log`), in standard deviations from the mean
-    of the catalogue (`standard`), or as the share of the catalogue that is below it (`quantile`). The catalogue's mean
-    and quantiles are learned as it changes.
+    of the catalogue (`standard`), or as the share of the catalogue that is below it (`quantile`, to 2 % of the number).
+    The catalogue's mean and quantiles are learned as it changes.
 
     >>> told('price = {kind = "number", attribute = "price", transform = "log"}', items={"i1": {"price": 9}})
     price    2.3026 nan

@@ -200,7 +200,7 @@ class Age(Counted, frozen=True, kw_only=True):
 
 
 class MeanValue(Counted, frozen=True, kw_only=True):
-    """log1p of the mean `value` of the events that had one.
+    """log1p of the mean `value` of the events that had one other than 0; a mean below 0 counts as 0.
 
     >>> told('value = {kind = "mean_value"}',
     ...      [("u1", "purchase", "i1", 0, 3.0), ("u1", "purchase", "i1", 1, 5.0)], "u1", ["i1", "i2"])

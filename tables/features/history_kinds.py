@@ -409,8 +409,8 @@ def _other_numbers(rows: Rows, attribute: str) -> Numbers:
 
 
 class ShownAlike(OfAttribute, frozen=True, kw_only=True):
-    """log1p of how many items with a value of this one's stood in the 8 latest lists shown to the user, at most so
-    long ago: a category that was shown again and again tires, too.
+    """log1p of how often a value of this one's stood in the 8 latest lists shown to the user, at most so long ago: a
+    category that was shown again and again tires, too. Of an item with two of the values, both count.
 
     >>> told('tired = {kind = "shown_alike", attribute = "genre", within = "1h"}',
     ...      [("u1", "impression", ["i1", "i2"], 40)], items={"i1": {"genre": "War"}, "i2": {"genre": "War"}})

@@ -62,8 +62,8 @@ class Session(OfUser, frozen=True, kw_only=True):
 
 
 class SessionAverage(OfUser, frozen=True, kw_only=True):
-    """Mean over the latest sessions: log1p of their events (`depth`), of their hours (`duration`), or of the hours
-    between one and the next (`gap`).
+    """log1p of a mean over the latest sessions, the open one too: of their events (`depth`), of their hours
+    (`duration`), or of the hours between one and the next (`gap`).
 
     >>> told('depth = {kind = "session_average", measure = "depth"}',
     ...      [("u1", "view", "i1", -300), ("u1", "view", "i1", -299), ("u1", "view", "i2", 55)])
@@ -109,7 +109,7 @@ def _means(values: Numbers, known: "np.ndarray[tuple[int, int], np.dtype[np.bool
 class SessionPattern(OfUser, frozen=True, kw_only=True):
     """How the user goes about the open session: log1p of the items touched (`items`), the share of touches that came
     back to one touched before (`returning`), the share that were clicks (`clicking`), or log1p of the mean seconds
-    between touches (`pace`).
+    between touches (`pace`). The latest 64 touches are looked at.
 
     >>> told('back = {kind = "session_pattern", measure = "returning"}',
     ...      [("u1", "view", "i1", 50), ("u1", "view", "i2", 51), ("u1", "click", "i1", 52), ("u1", "view", "i1", 53)])
