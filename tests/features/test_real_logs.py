@@ -21,7 +21,6 @@ from world import Asked, Catalogue, World, items_of
 
 from persona_stream.in_process import InProcess
 
-ATTRIBUTION_MS = 30 * 60_000
 _TIMEOUT_S = 240
 PRICED = 30
 """So many lists with prices are compared with the oracle."""
@@ -62,23 +61,10 @@ class Replay:
             system.put_traits(user, traits)
         return system
 
-    def list_answered(self, at: int) -> list[str]:
-        """The list that an outcome chose from: that of its decision, else the latest that held the item."""
-        event = self.events[at]
-        for before in reversed(_until(self._of_user[event["user"]], at)[-50:]):
-            shown = self.events[before]
-            if shown["type"] != "impression" or event["ts"] - shown["ts"] > ATTRIBUTION_MS:
-                continue
-            if event.get("decision_id", shown["id"]) == shown["id"]:
-                items = list(items_of(shown))
-                if "decision_id" in event or event["item"] in items:
-                    return items
-        return []
-
-    def question(self, at: int, items: list[str]) -> Asked:
+    def question(self, at: int, items: list[str], *, ordered: bool) -> Asked:
         """What could have been asked just before an event."""
-        event, shown = self.events[at], self.list_answered(at)
-        places = [shown.index(item) if item in shown else -1 for item in items]
+        event = self.events[at]
+        places = list(range(len(items))) if ordered else [-1] * len(items)
         return Asked(event["user"], items, event["ts"], places, event.get("context", {}), event.get("slot", ""))
 
     def compare(self, at: int, asked: Asked, names: Iterable[str], told: np.ndarray) -> None:
@@ -110,29 +96,26 @@ def _until(positions: list[int], at: int) -> list[int]:
 def test_online_is_offline_and_both_are_the_oracle(log: RealLog) -> None:
     replay = Replay(log)
     online = replay.system(with_examples=True)
-    made = {rows[0].group: rows for rows in examples_of(fold_in_slices(online, replay.records, random.Random(1)))}
+    made = examples_of(fold_in_slices(online, replay.records, random.Random(1)))
     assert made
     sampled = set(random.Random(2).sample(sorted(made), min(log.sampled, len(made))))
 
     offline = replay.system(with_examples=False)
     names = offline.engine.plan.features.names
-    compared = np.array([at for at, name in enumerate(names) if name != "position"])
     done = 0
     for at, event in enumerate(replay.events):
-        rows = made.get(event["id"])
-        if rows is None:
+        example = made.get(event["id"])
+        if example is None:
             continue
         offline.fold(replay.records[done:at])
         done = at
-        asked = replay.question(at, [row.items[0] for row in rows])
-        found = np.array([np.frombuffer(row.features, dtype=np.float32) for row in rows])
+        asked = replay.question(at, example.items, ordered=example.is_list)
         told = offline.ask(
-            asked.user, asked.items, asked.as_of_ms, ordered=False, context=asked.context, slot=asked.slot
+            asked.user, asked.items, asked.as_of_ms, ordered=example.is_list, context=asked.context, slot=asked.slot
         ).features
-        # Where it was shown is known to the stream alone; the oracle says where.
-        np.testing.assert_array_equal(found[:, compared], told[:, compared], err_msg=str(asked))
+        np.testing.assert_array_equal(example.features, told, err_msg=str(asked))
         if event["id"] in sampled:
-            replay.compare(at, asked, names, found)
+            replay.compare(at, asked, names, example.features)
 
 
 def test_prices_that_come_with_a_list_are_compared_as_the_oracle_does() -> None:
