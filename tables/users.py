@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Protocol
 
 import msgspec
@@ -77,22 +78,27 @@ class ItemCodes(Protocol):
         """The item's number."""
         ...
 
+    def all_codes(self, items: Sequence[str]) -> list[int]:
+        """The numbers of some items."""
+        ...
+
 
 class RecentVisits:
     """The latest visits as numbers, kept beside a state while it is in memory: gathering them is a copy of bytes."""
 
-    __slots__ = ("_packed", "codes")
+    __slots__ = ("_packed", "numbered_by")
 
     def __init__(self, visits: Sequence[Visit], codes: ItemCodes) -> None:
-        self.codes = codes
-        self._packed = array("q")
-        for visit in visits[-RECENT_KEPT:]:
-            self.append(*visit)
+        self.numbered_by = codes
+        latest = visits[-RECENT_KEPT:]
+        numbers = codes.all_codes([item for _, item, _ in latest])
+        kinds = [kind for _, _, kind in latest]
+        self._packed = array("q", chain.from_iterable(zip([at for at, _, _ in latest], kinds, numbers, strict=True)))
 
     def append(self, ts_ms: int, item: str, kind: int) -> None:
         """A visit later than those before."""
         packed = self._packed
-        packed.extend((ts_ms, kind, self.codes.code(item)))
+        packed.extend((ts_ms, kind, self.numbered_by.code(item)))
         if len(packed) > 4 * _RECENT_NUMBERS:
             del packed[:-_RECENT_NUMBERS]
 
@@ -134,7 +140,7 @@ class UserState(Struct, array_like=True, dict=True):
     def recent_visits(self, codes: ItemCodes) -> RecentVisits:
         """The latest visits by the numbers of their items."""
         held: RecentVisits | None = self.__dict__.get(_RECENT)
-        if held is None or held.codes is not codes:
+        if held is None or held.numbered_by is not codes:
             held = self.__dict__[_RECENT] = RecentVisits(self.visits, codes)
         return held
 

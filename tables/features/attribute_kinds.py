@@ -60,13 +60,15 @@ class Number(OfAttribute, frozen=True, kw_only=True):
 
 
 def _transformed(rows: Rows, declared: Number) -> Numbers:
-    values = rows.attributes.numbers[declared.attribute][rows.item]
     scale = rows.attributes.scales[declared.attribute]
+    if declared.transform == "quantile":
+        return scale.quantiles(rows.attributes.buckets[declared.attribute][rows.item])
+    values = rows.attributes.numbers[declared.attribute][rows.item]
     if declared.transform == "log":
         return np.copysign(np.log1p(np.abs(values)), values)
     if declared.transform == "standard":
         return np.clip((values - scale.mean) / scale.deviation, -_OUTLIER, _OUTLIER)
-    return scale.quantiles(values) if declared.transform == "quantile" else values
+    return values
 
 
 class Boolean(OfAttribute, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ VALUES_KEPT = 8
 TERMS_KEPT = 24
 TERM_BITS = 16
 BLANK = 0
+NO_BUCKET = -1
 MISSING = -1
 _FIRST_ROWS = 1024
 _MICRO = 1_000_000
@@ -63,8 +64,10 @@ class Scale:
     >>> scale = Scale()
     >>> for price in (10.0, 20.0, 60.0):
     ...     scale.add(price, 1)
-    >>> scale.mean, round(scale.deviation, 4), scale.quantiles(np.array([20.0, 1000.0])).tolist()
-    (30.0, 21.6025, [0.5, 1.0])
+    >>> scale.mean, round(scale.deviation, 4)
+    (30.0, 21.6025)
+    >>> scale.quantiles(np.array([scale.bucket(20.0), scale.bucket(1000.0), NO_BUCKET])).tolist()
+    [0.5, 1.0, nan]
     """
 
     def __init__(self) -> None:
@@ -81,8 +84,16 @@ class Scale:
         self._count += times
         self._sum_micro += times * micro
         self._squares += times * micro * micro
-        self._buckets[_bucket(value)] += times
+        self._buckets[self.bucket(value)] += times
         self._below = None
+
+    @staticmethod
+    def bucket(value: float) -> int:
+        """The bucket that a value is counted in."""
+        if value == 0:
+            return _HALF
+        step = min(max(math.floor((math.log2(abs(value)) - _SMALLEST_OCTAVE) * _PER_OCTAVE) + 1, 0), _HALF)
+        return _HALF - step if value < 0 else _HALF + step
 
     @property
     def mean(self) -> float:
@@ -97,15 +108,13 @@ class Scale:
         variance = self._squares * self._count - self._sum_micro**2
         return math.sqrt(variance) / self._count / _MICRO if variance > 0 else 1.0
 
-    def quantiles(self, values: Numbers) -> Numbers:
-        """The share of values held below each, half of those in its own bucket counted in; NaN stays NaN."""
+    def quantiles(self, buckets: NDArray[np.int32]) -> Numbers:
+        """The share of values held below each bucket's, half of those in it counted in; NaN for NO_BUCKET."""
         if self._below is None:
             total = max(self._count, 1)
-            self._below = (np.cumsum(self._buckets) - self._buckets / 2) / total
-        known = np.isfinite(values)
-        found = np.full(len(values), np.nan)
-        found[known] = self._below[_buckets(values[known])]
-        return found
+            self._below = np.append((np.cumsum(self._buckets) - self._buckets / 2) / total, np.nan)
+        shares: Numbers = self._below[buckets]
+        return shares
 
 
 class AttributeColumns:
@@ -119,19 +128,26 @@ class AttributeColumns:
         self.numbers: dict[str, Numbers] = {name: np.full(size, np.nan) for name in needs.numbers}
         self.times_ms: dict[str, Numbers] = {name: np.full(size, np.nan) for name in needs.times}
         self.codes: dict[str, NDArray[np.int32]] = {
-            name: np.full((size, VALUES_KEPT), MISSING, dtype=np.int32) for name in needs.codes
+            name: np.full((size, 1), MISSING, dtype=np.int32) for name in needs.codes
         }
+        """Attribute -> `[rows, values]`: as many values as the item with the most has."""
         self.terms: dict[str, NDArray[np.int32]] = {
-            name: np.full((size, TERMS_KEPT), MISSING, dtype=np.int32) for name in needs.terms
+            name: np.full((size, 1), MISSING, dtype=np.int32) for name in needs.terms
         }
         self.vectors: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in needs.vectors}
         """By their length: vectors of different lengths come from different encoders, and compare with nothing."""
+        self.buckets: dict[str, NDArray[np.int32]] = {
+            name: np.full(size, NO_BUCKET, dtype=np.int32) for name in needs.numbers
+        }
+        """Attribute -> the bucket of each number in its scale."""
         self.scales = {name: Scale() for name in needs.numbers}
         self.code_of: dict[str, dict[str, int]] = {name: {} for name in needs.codes}
         self._texts: dict[str, NDArray[np.int64]] = {
             name: np.zeros((1 << TERM_BITS) + 1, dtype=np.int64) for name in needs.terms
         }
         """How many items hold each term; behind them, how many hold the attribute at all."""
+        self._log_texts: dict[str, Numbers] = {name: np.zeros((1 << TERM_BITS) + 1) for name in needs.terms}
+        """log1p of that."""
 
     def rows(self, items: Iterable[str], count: int) -> Rows:
         """Rows of `count` items, int64 `[count]`; BLANK for those unknown."""
@@ -141,6 +157,11 @@ class AttributeColumns:
         """The row of an item, from now on its own: one that the catalogue does not know is as blank as row 0."""
         row = self._rows.get(item)
         return self._new_row(item) if row is None else row
+
+    def all_codes(self, items: Sequence[str]) -> list[int]:
+        """The rows of some items, from now on their own."""
+        rows = [row for row in map(self._rows.get, items) if row is not None]
+        return rows if len(rows) == len(items) else [self.code(item) for item in items]
 
     def _new_row(self, item: str) -> int:
         row = self._rows[item] = self._held
@@ -168,8 +189,8 @@ class AttributeColumns:
 
     def idf(self, name: str, terms: NDArray[np.int32]) -> Numbers:
         """How rare terms are: `log((1 + texts) / (1 + texts with the term)) + 1`, float64 like `terms`."""
-        texts = self._texts[name]
-        rarity: Numbers = np.log((1.0 + texts[-1]) / (1.0 + texts[terms])) + 1.0
+        held = self._log_texts[name]
+        rarity: Numbers = (held[-1] + 1.0) - held[terms]
         return rarity
 
     def _put_number(self, name: str, row: int, value: float) -> None:
@@ -177,17 +198,18 @@ class AttributeColumns:
         if not math.isnan(column[row]):
             scale.add(float(column[row]), -1)
         column[row] = value
+        self.buckets[name][row] = NO_BUCKET if math.isnan(value) else scale.bucket(value)
         if not math.isnan(value):
             scale.add(value, 1)
 
     def _put_codes(self, name: str, row: int, values: Sequence[str]) -> None:
         known = self.code_of[name]
-        column = self.codes[name]
+        column = self._wide_enough(self.codes, name, len(values))
         column[row] = MISSING
         column[row, : len(values)] = [known.setdefault(value, len(known)) for value in values]
 
     def _put_terms(self, name: str, row: int, ids: Sequence[int]) -> None:
-        column, texts = self.terms[name], self._texts[name]
+        column, texts = self._wide_enough(self.terms, name, len(ids)), self._texts[name]
         before = column[row][column[row] >= 0]
         texts[before] -= 1
         texts[-1] -= len(before) > 0
@@ -195,6 +217,15 @@ class AttributeColumns:
         column[row, : len(ids)] = ids
         texts[list(ids)] += 1
         texts[-1] += len(ids) > 0
+        changed = [*before.tolist(), *ids, -1]
+        self._log_texts[name][changed] = np.log1p(texts[changed])
+
+    def _wide_enough(self, columns: dict[str, NDArray[np.int32]], name: str, width: int) -> NDArray[np.int32]:
+        column = columns[name]
+        if column.shape[1] < width:
+            more = np.full((len(column), width - column.shape[1]), MISSING, dtype=np.int32)
+            column = columns[name] = np.concatenate([column, more], axis=1)
+        return column
 
     def _put_vector(self, name: str, row: int, vector: NDArray[np.float32]) -> None:
         by_length, length = self.vectors[name], len(vector)
@@ -216,6 +247,7 @@ class AttributeColumns:
         by_blank: list[tuple[dict[Any, Any], float]] = [
             (self.numbers, np.nan),
             (self.times_ms, np.nan),
+            (self.buckets, NO_BUCKET),
             (self.codes, MISSING),
             (self.terms, MISSING),
             *((by_length, 0.0) for by_length in self.vectors.values()),
@@ -296,16 +328,3 @@ def as_time_ms(value: object) -> float:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return float(round(moment.timestamp() * 1000))
     return as_number(value)
-
-
-def _bucket(value: float) -> int:
-    return int(_buckets(np.array([value]))[0])
-
-
-def _buckets(values: Numbers) -> NDArray[np.int64]:
-    size = np.abs(values)
-    with np.errstate(divide="ignore"):
-        octave = np.floor((np.log2(size) - _SMALLEST_OCTAVE) * _PER_OCTAVE)
-    step = np.clip(octave + 1, 0, _HALF).astype(np.int64)
-    buckets: NDArray[np.int64] = np.where(values < 0, _HALF - step, _HALF + step)
-    return buckets

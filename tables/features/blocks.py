@@ -5,7 +5,7 @@ items at one moment, and each of its items is a row. The stream gathers the ques
 is applied; a server gathers one. Both are evaluated by the same plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any
@@ -155,6 +155,8 @@ class Rows:
         self.requests = gathered.requests
         self.items = gathered.items
         self.names = gathered.users
+        self.derived: dict[tuple[str, str], object] = {}
+        """What kinds work out once for several features."""
         self._gathered = gathered
 
     def __len__(self) -> int:
@@ -202,24 +204,25 @@ class Rows:
     @cached_property
     def shown(self) -> Shown:
         """What the users were shown of late."""
-        users: list[int] = []
-        times: list[int] = []
-        names: list[str] = []
-        rows: list[int] = []
-        for at, (lists, items) in enumerate(zip(self._gathered.lists, self.items, strict=True)):
-            if lists:
-                row_of = dict(zip(items, range(self.first[at], self.first[at] + len(items)), strict=True))
-                for ts_ms, _, shown in lists:
-                    users += repeat(at, len(shown))
-                    times += repeat(ts_ms, len(shown))
-                    names += shown
-                    rows += map(row_of.get, shown, repeat(-1))
+        gathered = self._gathered.lists
+        lists = [shown for held in gathered for shown in held]
+        sizes = [len(items) for _, _, items in lists]
+        names = list(chain.from_iterable([items for _, _, items in lists]))
+        users = np.repeat(np.arange(len(gathered)), [len(held) for held in gathered])
         return Shown(
-            user=np.array(users, dtype=np.int64),
-            ts_ms=np.array(times, dtype=np.int64),
+            user=np.repeat(users, sizes),
+            ts_ms=np.repeat(np.array([ts_ms for ts_ms, _, _ in lists], dtype=np.int64), sizes),
             item=self.attributes.rows(names, len(names)),
-            row=np.array(rows, dtype=np.int64),
+            row=np.fromiter(chain.from_iterable(self._rows_shown()), dtype=np.int64, count=len(names)),
         )
+
+    def _rows_shown(self) -> Iterator[Iterable[int]]:
+        """Of each list shown, list by list, the rows of its items; -1 for those that are not asked about."""
+        for first, items, held in zip(self.first.tolist(), self.items, self._gathered.lists, strict=True):
+            if held:
+                row_of = dict(zip(items, range(first, first + len(items)), strict=True))
+                for _, _, shown in held:
+                    yield map(row_of.get, shown, repeat(-1))
 
 
 class RowsBuilder:

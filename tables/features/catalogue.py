@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from persona_stream.vocabulary.errors import ConfigError
 from tables.features import (
+    asker_kinds,
     attribute_kinds,
     counter_kinds,
     history_kinds,
@@ -32,7 +33,9 @@ from tables.features import (
     pair_kinds,
     python_kind,
     request_kinds,
+    similarity_kinds,
     user_kinds,
+    within_list_kinds,
 )
 from tables.features.kind import Kind
 from tables.features.mistakes import Source, guess
@@ -45,9 +48,12 @@ _MODULES = (
     user_kinds,
     pair_kinds,
     list_kinds,
+    within_list_kinds,
     attribute_kinds,
     history_kinds,
+    similarity_kinds,
     request_kinds,
+    asker_kinds,
     python_kind,
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")

@@ -115,6 +115,8 @@ def log_hours_since(ts_ms: Times | Numbers, as_of_ms: Times | Numbers) -> Number
 
 def spread(columns: Sequence[Numbers], n: int) -> Numbers:
     """Columns of n values (or one for all) as one block float64 `[len(columns), n]`."""
+    if len(columns) == 1 and len(columns[0]) == n:
+        return np.asarray(columns[0], dtype=np.float64)[None]
     block = np.empty((len(columns), n))
     for at, column in enumerate(columns):
         block[at] = column

@@ -8,14 +8,13 @@ from msgspec import field
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from tables.features.attributes import Needs, as_number
+from tables.features.attributes import as_number
 from tables.features.blocks import Numbers, Rows
 from tables.features.kind import (
     COUNT_EDGES,
     FLAG_EDGES,
     PLACE_EDGES,
     SHARE_EDGES,
-    SIGNED_EDGES,
     Duration,
     Evaluate,
     Kind,
@@ -126,97 +125,6 @@ def given(rows: Rows, name: str) -> Numbers:
         else:
             parts.append(np.full(size, np.nan))
     return np.concatenate(parts)
-
-
-class ListRelative(OfRow, frozen=True, kw_only=True):
-    """How a number of the item compares within its list: its `rank` from lowest (0) to highest (1), its `score` (how
-    many standard deviations it is above the mean), or `to_lowest` (log of its ratio to the lowest).
-
-    >>> told('cheap = {kind = "list_relative", field = "prices", measure = "rank"}',
-    ...      ask=["i1", "i2", "i3"], context={"prices": [80, 60, 100]})
-    cheap    0.5 0 1
-    """
-
-    kind: ClassVar[str] = "list_relative"
-    field_name: Word | None = field(name="field", default=None)
-    """The field of the context that holds a number for each item, ..."""
-    attribute: Word | None = None
-    """... or the attribute of the items."""
-    measure: Literal["rank", "score", "to_lowest"]
-
-    def __post_init__(self) -> None:
-        """Refuse two sources, or none."""
-        if (self.field_name is None) == (self.attribute is None):
-            raise ValueError("one of `field` and `attribute` is needed")
-
-    def needs(self) -> Needs:
-        """The attribute, if that is compared."""
-        return Needs(numbers=(self.attribute,)) if self.attribute else Needs()
-
-    def context_fields(self) -> tuple[str, ...]:
-        """The list's, if that is compared."""
-        return (self.field_name,) if self.field_name else ()
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As shares or signed numbers are cut."""
-        return SHARE_EDGES if self.measure == "rank" else SIGNED_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["ListRelative"]) -> Evaluate:
-        """A comparison a feature."""
-
-        def evaluate(rows: Rows) -> Numbers:
-            columns = []
-            for one in declared:
-                values = (
-                    rows.attributes.numbers[one.attribute][rows.item]
-                    if one.attribute
-                    else given(rows, str(one.field_name))
-                )
-                columns.append(_COMPARE[one.measure](rows, values))
-            return spread(columns, len(rows))
-
-        return evaluate
-
-
-def _rank(rows: Rows, values: Numbers) -> Numbers:
-    known = np.isfinite(values)
-    # NaN sorts last in each list; equal values share the lowest rank.
-    order = np.lexsort((values, rows.question))
-    place = np.arange(len(values)) - rows.first[rows.question]
-    ordered, owner = values[order], rows.question[order]
-    begins = np.ones(len(values), dtype=bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]) | (owner[1:] != owner[:-1])
-    lowest = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
-    rank = np.empty(len(values))
-    rank[order] = place[lowest]
-    others = np.bincount(rows.question, weights=known, minlength=len(rows.sizes)) - 1
-    return np.where(known, rank / np.maximum(others, 1)[rows.question], np.nan)
-
-
-def _score(rows: Rows, values: Numbers) -> Numbers:
-    known = np.isfinite(values)
-    # From the lowest on: equal numbers are then exactly their mean, whatever its rounding.
-    lowest = np.full(len(rows.sizes), np.inf)
-    np.minimum.at(lowest, rows.question[known], values[known])
-    filled = np.where(known, values - lowest[rows.question], 0.0)
-    count = np.maximum(np.bincount(rows.question, weights=known, minlength=len(rows.sizes)), 1)
-    mean = np.bincount(rows.question, weights=filled, minlength=len(rows.sizes)) / count
-    centred = np.where(known, filled - mean[rows.question], 0.0)
-    spread_of = np.sqrt(np.bincount(rows.question, weights=centred**2, minlength=len(rows.sizes)) / count)
-    score = np.clip(centred / np.where(spread_of > 0, spread_of, 1.0)[rows.question], -_OUTLIER, _OUTLIER)
-    return np.where(known, score, np.nan)
-
-
-def _to_lowest(rows: Rows, values: Numbers) -> Numbers:
-    positive = np.where(values > 0, values, np.inf)
-    lowest = np.full(len(rows.sizes), np.inf)
-    np.minimum.at(lowest, rows.question, positive)
-    known = np.isfinite(positive)
-    return np.where(known, np.log(np.where(known, positive, 1.0) / np.where(known, lowest[rows.question], 1.0)), np.nan)
-
-
-_COMPARE = {"rank": _rank, "score": _score, "to_lowest": _to_lowest}
 
 
 class Random(OfRow, frozen=True, kw_only=True):

@@ -175,6 +175,9 @@ def _cycle(rows: Rows, kinds: Selection) -> Numbers:
     touches = rows.touches
     flags = touches.of_kinds(kinds)
     times = touches.sums(flags)
+    if not (times > 1).any():
+        # Most often nobody bought any of them twice.
+        return np.zeros(len(times))
     first_ms, last_ms = touches.earliest_ms(flags), touches.latest_ms(flags)
     known = (times > 1) & (last_ms > first_ms)
     gap_ms = np.where(known, last_ms - first_ms, 1) / np.maximum(times - 1, 1)

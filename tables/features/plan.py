@@ -17,14 +17,11 @@ from persona_stream.vocabulary.config import Settings
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
 from tables.features.attributes import Needs
-from tables.features.blocks import CounterBlock, Indices, Numbers, Rows
+from tables.features.blocks import CounterBlock, Indices, Rows
 from tables.features.catalogue import Declared, read, shipped
 from tables.features.counter_kinds import Covisits
 from tables.features.kind import Evaluate, Kind
 from tables.features.python_kind import Python
-
-_LARGEST = 3e38
-"""What is larger would be infinite as float32."""
 
 
 class Plan:
@@ -44,9 +41,8 @@ class Plan:
         """Those of an item's features that depend on the user who asks."""
         self.user_names = self._user.names
         self.user_counter_names = self._user.counter_names
-        self._strange = np.array(
-            [one.feature.default for one in person if one.feature.place() == "pair" for _ in one.feature.suffixes()]
-        )
+        defaults = {name: one.feature.default for one in person for name in _names([one])}
+        self._strange = np.array([defaults[name] for name in self._pair.names])
         self.features = FeatureSet(
             names=self.person_names + self.item_names,
             edges=tuple(edges for one in self.declared for edges in _edges(one.feature)),
@@ -77,7 +73,7 @@ class Plan:
 
     def of_users(self, rows: Rows) -> Floats:
         """The features of users alone, float32 `[questions, user_names]`."""
-        return self._user(rows, len(rows.sizes)).T.astype(np.float32)
+        return self._user(rows, len(rows.sizes)).T
 
     def of_user_counters(self, block: CounterBlock) -> Floats:
         """The features that follow from users' counters and open sessions, float32 `[n, user_counter_names]`."""
@@ -88,26 +84,28 @@ class _Part:
     """The features of one place: which columns they fill, and how."""
 
     def __init__(self, mine: Sequence[Declared], among: Sequence[Declared]) -> None:
-        at = {name: column for column, name in enumerate(_names(among))}
-        self.columns: Indices = np.array([at[name] for name in _names(mine)], dtype=np.int64)
-        column_of = {one.name: column for one, column in zip(mine, _starts(mine), strict=True)}
-        self._steps: list[tuple[Indices, Evaluate, bool]] = []
+        self._steps: list[tuple[slice, Evaluate, bool]] = []
+        by_kind: list[Declared] = []
         for kind in dict.fromkeys(type(one.feature) for one in mine):
             same = [one for one in mine if type(one.feature) is kind]
-            filled = [column_of[one.name] + c for one in same for c in range(len(one.feature.suffixes()))]
-            self._steps.append((np.array(filled), kind.compile([one.feature for one in same]), kind.over_counters))
-        self._width = len(self.columns)
-        self.names = _names(mine)
-        self.counter_names = tuple(
-            self.names[at] for filled, _, over_counters in self._steps if over_counters for at in filled.tolist()
-        )
+            start = len(_names(by_kind))
+            by_kind += same
+            filled = slice(start, len(_names(by_kind)))
+            self._steps.append((filled, kind.compile([one.feature for one in same]), kind.over_counters))
+        self.names = _names(by_kind)
+        """Of its columns, kind by kind."""
+        at = {name: column for column, name in enumerate(_names(among))}
+        self.columns: Indices = np.array([at[name] for name in self.names], dtype=np.int64)
+        """Where each of them goes among the columns of all."""
+        counted = [filled for filled, _, over_counters in self._steps if over_counters]
+        self.counter_names = tuple(name for filled in counted for name in self.names[filled])
 
-    def __call__(self, data: Rows | CounterBlock, n: int) -> Numbers:
-        """float64 `[columns, n]`."""
-        block = np.empty((self._width, n))
+    def __call__(self, data: Rows | CounterBlock, n: int) -> Floats:
+        """float32 `[columns, n]`."""
+        block = np.empty((len(self.names), n), dtype=np.float32)
         for filled, evaluate, over_counters in self._steps:
             block[filled] = evaluate(data.users if over_counters and isinstance(data, Rows) else data)
-        return np.clip(block, -_LARGEST, _LARGEST, out=block)
+        return block
 
     def of_counters(self, counters: CounterBlock) -> Floats:
         """float32 `[n, counter_names]`."""
@@ -132,11 +130,6 @@ def _compiled(path: Path | None) -> Plan:
 
 def _names(declared: Iterable[Declared]) -> tuple[str, ...]:
     return tuple(one.name + suffix for one in declared for suffix in one.feature.suffixes())
-
-
-def _starts(declared: Sequence[Declared]) -> list[int]:
-    widths = [len(one.feature.suffixes()) for one in declared]
-    return [sum(widths[:at]) for at in range(len(widths))]
 
 
 def _edges(feature: Kind) -> list[tuple[float, ...]]:

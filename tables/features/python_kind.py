@@ -13,6 +13,9 @@ from tables.features.blocks import Numbers, Rows
 from tables.features.kind import COUNT_EDGES, Evaluate, Word, spread
 from tables.features.list_kinds import OfRow
 
+_LARGEST = 3e38
+"""What is larger would be infinite as float32."""
+
 Function = Callable[[Rows], Any]
 
 
@@ -73,7 +76,12 @@ class Python(OfRow, frozen=True, kw_only=True):
     def compile(cls, declared: Sequence["Python"]) -> Evaluate:
         """A call a feature."""
         functions = [one.loaded() for one in declared]
-        return lambda rows: spread([np.asarray(function(rows), dtype=np.float64) for function in functions], len(rows))
+
+        def evaluate(rows: Rows) -> Numbers:
+            columns = [np.asarray(function(rows), dtype=np.float64) for function in functions]
+            return np.clip(spread(columns, len(rows)), -_LARGEST, _LARGEST)
+
+        return evaluate
 
 
 def items_asked(rows: Rows) -> Numbers:

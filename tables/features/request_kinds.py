@@ -1,19 +1,17 @@
 """Kinds over what a request brings along: where, when and with what it was asked, and who the user is elsewhere."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from msgspec import Meta, field
+from msgspec import Meta
 from xxhash import xxh3_64_intdigest
 
-from tables.features.attributes import as_number, as_text, as_values
+from tables.features.attributes import as_text
 from tables.features.blocks import Numbers, Request, Rows
 from tables.features.kind import (
     COUNT_EDGES,
     FLAG_EDGES,
-    SIGNED_EDGES,
     Evaluate,
     Word,
     hot_suffixes,
@@ -100,7 +98,7 @@ class Slot(OfUser, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence["Slot"]) -> Evaluate:
         """A comparison a column."""
-        return _one_hot([one.values for one in declared], lambda _, request: [request.slot])
+        return one_hot([one.values for one in declared], lambda _, request: [request.slot])
 
 
 class UserAgent(OfUser, frozen=True, kw_only=True):
@@ -141,7 +139,7 @@ class UserAgent(OfUser, frozen=True, kw_only=True):
             text = request.context.get(declared[at].source)
             return [getattr(user_agent(text), declared[at].part)] if isinstance(text, str) and text else []
 
-        return _one_hot([one.values for one in declared], told)
+        return one_hot([one.values for one in declared], told)
 
 
 class Referer(OfUser, frozen=True, kw_only=True):
@@ -182,7 +180,7 @@ class Referer(OfUser, frozen=True, kw_only=True):
             url = request.context.get(declared[at].source)
             return [referer_medium(url, own[at])] if isinstance(url, str) else []
 
-        return _one_hot([one.values for one in declared], told)
+        return one_hot([one.values for one in declared], told)
 
 
 class Geo(OfUser, frozen=True, kw_only=True):
@@ -212,116 +210,7 @@ class Geo(OfUser, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence["Geo"]) -> Evaluate:
         """A look at the context a request."""
-        return _one_hot([one.countries for one in declared], lambda _, request: [country(dict(request.context))])
-
-
-class OfAsker(OfUser, frozen=True, kw_only=True):
-    """What kinds over a field of the traits or the context share."""
-
-    source: Literal["traits", "context"] = "traits"
-    """Where the field stands."""
-    field_name: Word = field(name="field")
-    """Its name."""
-
-    def context_fields(self) -> tuple[str, ...]:
-        """The field, if it is the context's."""
-        return (self.field_name,) if self.source == "context" else ()
-
-    def trait_fields(self) -> tuple[str, ...]:
-        """The field, if it is a trait."""
-        return (self.field_name,) if self.source == "traits" else ()
-
-    def told(self, request: Request) -> Any:
-        """What the field holds; None without one."""
-        held: Mapping[str, Any] = request.traits if self.source == "traits" else request.context
-        return held.get(self.field_name)
-
-
-class UserNumber(OfAsker, frozen=True, kw_only=True):
-    """A number among the user's traits or in the request's context, as it is or as a signed log1p; NaN without one.
-
-    >>> told('age = {kind = "user_number", field = "age"}', traits={"age": 34})
-    age      34
-    """
-
-    kind: ClassVar[str] = "user_number"
-    transform: Literal["none", "log"] = "none"
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As counts are cut: declare edges that suit the number."""
-        return COUNT_EDGES if self.transform == "log" else SIGNED_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["UserNumber"]) -> Evaluate:
-        """A look-up a request."""
-
-        def evaluate(rows: Rows) -> Numbers:
-            return np.array([[_transformed(one, request) for request in rows.requests] for one in declared])
-
-        return evaluate
-
-
-def _transformed(declared: UserNumber, request: Request) -> float:
-    number = as_number(declared.told(request))
-    return math.copysign(math.log1p(abs(number)), number) if declared.transform == "log" else number
-
-
-class UserString(OfAsker, frozen=True, kw_only=True):
-    """1 in the columns of the values that a trait, or a field of the context, has; it may have several.
-
-    >>> told('job = {kind = "user_string", field = "job", values = ["student", "cook"]}', traits={"job": "cook"})
-    job=student 0
-    job=cook 1
-    """
-
-    kind: ClassVar[str] = "user_string"
-    values: Values
-    """A column each."""
-
-    def suffixes(self) -> tuple[str, ...]:
-        """A column a value."""
-        return hot_suffixes(self.values)
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As flags are cut."""
-        return FLAG_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["UserString"]) -> Evaluate:
-        """A look-up a request."""
-        values = [one.values for one in declared]
-        return _one_hot(values, lambda at, request: as_values(declared[at].told(request)))
-
-
-class UserHashed(OfAsker, frozen=True, kw_only=True):
-    """The values of a trait, or of a field of the context, hashed to columns: for values that nobody can list.
-
-    >>> told('city = {kind = "user_hashed", source = "context", field = "city", buckets = 2}', context={"city": "Bonn"})
-    city#0   1
-    city#1   0
-    """
-
-    kind: ClassVar[str] = "user_hashed"
-    buckets: Annotated[int, Meta(ge=2, le=64)]
-    """How many columns."""
-
-    def suffixes(self) -> tuple[str, ...]:
-        """A column a bucket."""
-        return bucket_suffixes(self.buckets)
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As flags are cut."""
-        return FLAG_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["UserHashed"]) -> Evaluate:
-        """A hash a value."""
-        buckets = [tuple(map(str, range(one.buckets))) for one in declared]
-
-        def told(at: int, request: Request) -> list[str]:
-            return [str(bucket_of(value, declared[at].buckets)) for value in as_values(declared[at].told(request))]
-
-        return _one_hot(buckets, told)
+        return one_hot([one.countries for one in declared], lambda _, request: [country(dict(request.context))])
 
 
 class ListSize(OfUser, frozen=True, kw_only=True):
@@ -353,7 +242,7 @@ def bucket_suffixes(buckets: int) -> tuple[str, ...]:
     return tuple(f"#{at}" for at in range(buckets))
 
 
-def _one_hot(columns: Sequence[Sequence[str]], told: "Any") -> Evaluate:
+def one_hot(columns: Sequence[Sequence[str]], told: "Any") -> Evaluate:
     """1 where `told(feature, request)` holds the column's value."""
     places = [{value: at for at, value in enumerate(values)} for values in columns]
     starts = np.cumsum([0, *map(len, columns)]).tolist()

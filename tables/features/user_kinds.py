@@ -183,5 +183,8 @@ class DistinctItems(OfUser, frozen=True, kw_only=True):
 
 def _distinct(user: Indices, name: Indices, users: int) -> Indices:
     """How many different names each user has, int64 `[users]`."""
-    pairs = np.unique((user << _NAME_BITS) + name)
-    return np.bincount(pairs >> _NAME_BITS, minlength=users)
+    pairs = np.sort((user << _NAME_BITS) + name)
+    is_first = np.ones(len(pairs), dtype=np.bool_)
+    # As np.unique would, in half of its time for a few dozen.
+    np.not_equal(pairs[1:], pairs[:-1], out=is_first[1:])
+    return np.bincount(pairs[is_first] >> _NAME_BITS, minlength=users)

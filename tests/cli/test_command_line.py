@@ -146,7 +146,7 @@ def test_a_system_that_runs_is_found_until_it_leaves(kafka: str, tmp_path: Path)
 def test_doctor_is_content_with_a_cluster_that_fits(call: Call, settings: Settings) -> None:
     done = call("doctor", settings=settings)
     assert done.returncode == 0, done.stdout
-    assert "topics        all 15 exist" in done.stdout
+    assert "topics        all 17 exist" in done.stdout
 
 
 def test_doctor_fails_on_partitions_that_do_not_fit(call: Call, settings: Settings) -> None:
