@@ -15,7 +15,7 @@ from persona_stream.explain.rules import Rule, rules_applied
 from persona_stream.serving.history_rule import NAMES, WEIGHTS, history_features
 from persona_stream.serving.schemas import UserView
 from persona_stream.serving.scorers import ONLINE
-from persona_stream.serving.views import rfc3339, user_view
+from persona_stream.serving.views import rfc3339, told_numbers, user_view
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import Decision, Positions
 
@@ -46,7 +46,7 @@ class Contribution(Struct):
     """What one feature adds to an item's score (`history`), or to its log-odds (`online`)."""
 
     feature: str
-    value: float
+    value: float | None
     adds: float
 
 
@@ -61,9 +61,9 @@ class ItemThen(Struct):
     propensity: float
     origin: str
     """Why it was a candidate; empty where the caller gave it."""
-    features: dict[str, float]
+    features: dict[str, float | None]
     """As logged."""
-    features_today: dict[str, float]
+    features_today: dict[str, float | None]
     """Those that today's code gives otherwise."""
     scores_by_model: dict[str, float]
     contributions: list[Contribution]
@@ -140,10 +140,10 @@ def _items(decision: Decision, again: Again, expected: dict[str, str]) -> list[I
                 rank_today=rank_today.get(item),
                 propensity=decision.propensities[row],
                 origin=expected.get(item, other) if decision.asked != "rank" else "",
-                features=logged,
-                features_today={
-                    name: now[name] for name, then in logged.items() if name in now and not is_close(then, now[name])
-                },
+                features=told_numbers(logged),
+                features_today=told_numbers(
+                    {name: now[name] for name, then in logged.items() if name in now and not is_close(then, now[name])}
+                ),
                 scores_by_model={model: float(scores[at]) for model, scores in again.scored.parts.items()},
                 contributions=_contributions(again, at),
             )
@@ -163,6 +163,7 @@ def _contributions(again: Again, at: int) -> list[Contribution]:
 
 
 def _largest(names: Sequence[str], values: Sequence[float], added: Sequence[float]) -> list[Contribution]:
-    made = [Contribution(name, value, adds) for name, value, adds in zip(names, values, added, strict=True)]
+    known = told_numbers(dict(zip(names, values, strict=True)))
+    made = [Contribution(name, known[name], adds) for name, adds in zip(names, added, strict=True)]
     made.sort(key=lambda one: -abs(one.adds))
     return [one for one in made[:CONTRIBUTIONS_SHOWN] if one.adds]

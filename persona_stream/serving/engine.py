@@ -33,7 +33,7 @@ from persona_stream.serving.schemas import (
     WindowName,
 )
 from persona_stream.serving.scorers import Scored, Scorers, Scores
-from persona_stream.serving.views import item_view, rfc3339, user_view
+from persona_stream.serving.views import item_view, named, rfc3339, user_view
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.ids import new_id
@@ -228,7 +228,7 @@ class Engine:
         ]
         if explain:
             for item, at in zip(ranked, order.tolist(), strict=True):
-                item.features = dict(zip(self.plan.features.names, question.features[at].tolist(), strict=True))
+                item.features = named(self.plan.features.names, question.features[at])
         self._log(decision_id, ts_ms, question, scored, fallback, ranked, order, k)
         return Answer(decision_id, ranked, scored.model, scored.policy, fallback, rfc3339(question.as_of_ms))
 

@@ -31,7 +31,7 @@ class RankedItem(Struct, omit_defaults=True):
     item: str
     score: float
     rank: int
-    features: dict[str, float] | None = None
+    features: dict[str, float | None] | None = None
     """With `explain`: what the item was scored with."""
 
 
@@ -65,7 +65,7 @@ class UserView(Struct):
     """What is held of a user."""
 
     user: str
-    features: dict[str, float]
+    features: dict[str, float | None]
     history: list[dict[str, Any]]
     """The latest interactions, newest first: `{"item", "type", "ts"}` (epoch milliseconds)."""
     windows: dict[str, dict[str, int]]
@@ -80,7 +80,7 @@ class ItemView(Struct):
     """What is held of an item."""
 
     item: str
-    features: dict[str, float]
+    features: dict[str, float | None]
     windows: dict[str, dict[str, int]]
     attributes: dict[str, Any]
     shown: bool

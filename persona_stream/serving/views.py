@@ -1,5 +1,7 @@
 """What is held of one user or one item, as `/v1/users/{user}` and `/v1/items/{item}` show it."""
 
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.schemas import ItemView, ScoredItem, UserView
 from persona_stream.vocabulary.events import KINDS
-from tables.counters import WINDOWS, stack_panes, window_counts
+from tables.counters import WINDOWS, Floats, stack_panes, window_counts
 from tables.features.blocks import Request, RowsBuilder
 from tables.features.plan import Plan
 from tables.users import UserState
@@ -21,6 +23,16 @@ def rfc3339(ts_ms: int) -> str:
     return datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def told_numbers(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON can tell them: None for what is missing, for it has no NaN."""
+    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
+
+
+def named(names: Sequence[str], row: Floats) -> dict[str, float | None]:
+    """Features by name."""
+    return told_numbers(dict(zip(names, row.tolist(), strict=True)))
+
+
 def user_view(replica: Replica, plan: Plan, user: str, state: UserState, gap_ms: int, as_of_ms: int) -> UserView:
     """What is held of a user, as of an event time."""
     asked = RowsBuilder(replica.lookups.attributes, gap_ms)
@@ -30,7 +42,7 @@ def user_view(replica: Replica, plan: Plan, user: str, state: UserState, gap_ms:
     profile = replica.profile(user)
     return UserView(
         user=user,
-        features=dict(zip(plan.user_names, row.tolist(), strict=True)),
+        features=named(plan.user_names, row),
         history=[
             {"item": item, "type": KINDS[kind], "ts": ts_ms}
             for ts_ms, item, kind in reversed(state.visits[-HISTORY_SHOWN:])
@@ -52,12 +64,11 @@ def item_view(replica: Replica, plan: Plan, item: str, similar: list[ScoredItem]
     if item not in columns and entry is None:
         return None
     rows = columns.rows([item])
-    features = plan.item(columns.counters(rows, np.zeros(0, dtype=np.int64), as_of_ms))[0].tolist()
-    named = zip(plan.item_names, features, strict=True)
+    row = plan.item(columns.counters(rows, np.zeros(0, dtype=np.int64), as_of_ms))[0]
     return ItemView(
         item=item,
         # Co-visits are with a user's latest items: without a user there are none.
-        features={name: value for name, value in named if name not in plan.covisit_names},
+        features={name: v for name, v in named(plan.item_names, row).items() if name not in plan.covisit_names},
         windows={window.name: _named(columns.windows(int(rows[0]), as_of_ms, window)) for window in WINDOWS},
         attributes=entry.attributes if entry else {},
         shown=entry is None or entry.may_be_shown(as_of_ms),

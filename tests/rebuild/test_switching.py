@@ -11,7 +11,7 @@ from support.questions import assert_replicas_equal_the_tables, get, questions, 
 from support.rebuilds import records_after, run_rebuild, with_state
 
 from persona_stream.cli.probe import any_free_port
-from persona_stream.vocabulary.topics import TABLES
+from persona_stream.vocabulary.topics import SERVED_TABLES
 
 WITHIN_S = 90
 LOOK_S = 0.05
@@ -33,14 +33,14 @@ async def test_switch_and_rollback_under_load_fail_no_request_and_lose_nothing(m
     ):
         assert (await run_rebuild(namespace))[0] == 0
         for port in ports:
-            await until_served(port, dict.fromkeys(TABLES, 2))
+            await until_served(port, dict.fromkeys(SERVED_TABLES, 2))
         assert (await run_rebuild(namespace, "--table", "users"))[0] == 0
         for port in ports:
-            await until_served(port, {**dict.fromkeys(TABLES, 2), "users": 3})
+            await until_served(port, {**dict.fromkeys(SERVED_TABLES, 2), "users": 3})
         for _ in range(2):
             assert (await run_rebuild(namespace, "--rollback"))[0] == 0
         for port in ports:
-            await until_served(port, dict.fromkeys(TABLES, 1))
+            await until_served(port, dict.fromkeys(SERVED_TABLES, 1))
         answered = asked.answered + asked_too.answered
     await namespace.until_applied()
     assert worker.exit_code() is None

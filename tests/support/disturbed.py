@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from agents.learner import NEGATIVES_LEARNED
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.stream.partition import Codec, entry_digest
 from persona_stream.vocabulary.messages import decode_example
@@ -123,11 +124,18 @@ async def learned(namespace: Live) -> dict[int, tuple[int, int]]:
 
 
 async def _distinct_examples(namespace: Live) -> dict[int, tuple[int, int]]:
-    labels: dict[int, dict[tuple[str, str], int]] = {}
+    """Rows and positives that a learner must have learned from, by partition: of each example once."""
+    rows: dict[int, dict[tuple[int, int], tuple[int, int]]] = {}
     for record in await read_all(namespace.settings.kafka, namespace.topics.examples):
         example = decode_example(record.value)
-        labels.setdefault(record.partition, {})[(example.group, example.items[0])] = example.labels[0]
-    return {partition: (len(rows), sum(rows.values())) for partition, rows in labels.items()}
+        left = sum(label == 0 for label in example.labels)
+        # Of a whole list some of what was left alone; what was chosen came before, by itself.
+        counts = (min(left, NEGATIVES_LEARNED), 0)
+        if example.origin == "online":
+            counts = (len(example.labels), len(example.labels) - left)
+        rows.setdefault(record.partition, {})[example.source_partition, example.source_offset] = counts
+    sums = {partition: tuple(map(sum, zip(*found.values(), strict=True))) for partition, found in rows.items()}
+    return {partition: (examples, positives) for partition, (examples, positives) in sums.items()}
 
 
 async def items(namespace: Live) -> dict[str, Any]:

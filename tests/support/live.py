@@ -139,7 +139,7 @@ class Live(Struct):
 
     async def until_applied(self, *tables: str, within_s: float = WITHIN_S) -> None:
         """Wait until everything published so far is in these tables (by default the whole way to the learner)."""
-        for table in tables or ("users", "items", "learner"):
+        for table in tables or ("users", "items", "impressions", "learner"):
             await until(
                 partial(self.is_applied, table),
                 within_s=within_s,
