@@ -9,7 +9,7 @@ from declared import all_kinds
 from drawn import Drawn, made_question, records, seeds, sizes, system_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_slices import UNSHRUNK
+from test_online_offline import UNSHRUNK
 
 from persona_stream.in_process import InProcess
 

@@ -16,7 +16,7 @@ import pytest
 from drawn import GAP_MS, fold_in_slices, records, system_of
 from oracle import expected
 from real_logs import LOGS, TRIVAGO, Event, RealLog
-from test_slices import examples_of
+from test_online_offline import examples_of
 from world import Asked, Catalogue, World, items_of
 
 from persona_stream.in_process import InProcess
