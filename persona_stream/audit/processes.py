@@ -30,8 +30,7 @@ async def audit_processes(
         async with changelog_view(settings, topic) as changelog:
             await changelog.read()
             for holder, view, in_source in held:
-                served = SERVED[view.table]
-                form = Form(bytes, codecs[view.table].decode) if in_source else Form(served.project, served.decode)
+                form = Form(bytes, codecs[view.table].decode) if in_source else _served(view.table)
                 started_s = time.monotonic()
                 try:
                     audit = await HeldAudit(holder, view, form, changelog, in_source=in_source).run()
@@ -39,3 +38,8 @@ async def audit_processes(
                     audit = Audit(view.table, str(holder.place), view.partition, failure=error.message)
                 audit.seconds = time.monotonic() - started_s
                 yield audit
+
+
+def _served(table: str) -> Form:
+    served = SERVED[table]
+    return Form(served.project, served.decode)

@@ -45,7 +45,7 @@ def test_a_clean_system_has_no_differences_and_planted_ones_are_named(make_live:
     clean = call("audit", settings=namespace.settings)
     assert clean.returncode == 0
     rows = _rows(clean)
-    assert set(rows) == {"users", "items", "learner", "catalogue", "profiles"}
+    assert set(rows) == {"users", "items", "impressions", "learner", "catalogue", "profiles"}
     for cells in rows.values():
         assert int(cells[0]) > 0
         assert (cells[1], cells[2], cells[3], cells[5]) == ("0", "0", "0", "equal")
@@ -56,6 +56,7 @@ def test_a_clean_system_has_no_differences_and_planted_ones_are_named(make_live:
     assert {table: cells[1] for table, cells in _rows(planted).items()} == {
         "users": "3",
         "items": "1",
+        "impressions": "0",
         "learner": "0",
         "catalogue": "0",
         "profiles": "0",
