@@ -110,18 +110,18 @@ class Impressions:
         return "applied"
 
     def _close_due(self, offset: int, lists: Lists, due: Due, closed: Closed, made: "_Numbered") -> None:
-        while due and due[0][0] < lists.progress.watermark_ms and made.closed < LISTS_PER_RECORD:
+        while due and due[0][0] < lists.progress.watermark_ms and len(made.closed) < LISTS_PER_RECORD:
             due_ms, key = heapq.heappop(due)
             state = lists.get(key)
             if state is None or self._due_ms(state) != due_ms:
                 continue
-            if state.closed_at == offset and (offset, key) not in made.keys:
+            if state.closed_at == offset:
                 # It closed here before a crash, and was written: its number is taken.
-                made.skip(offset, key)
+                made.closed.add(key)
             elif state.closed_at == NOT_CLOSED and state.is_complete():
                 state = lists.change(key)
                 made.whole(state)
-                made.skip(offset, key)
+                made.closed.add(key)
                 state.close(offset)
                 closed.append((offset, key))
 
@@ -150,16 +150,8 @@ class _Numbered:
         self._source = FROM_SHOWN + partition
         self._first = offset * _NUMBERS_PER_RECORD
         self.examples: list[Example] = []
-        self.keys: set[tuple[int, str]] = set()
-
-    @property
-    def closed(self) -> int:
-        """How many lists closed at the record."""
-        return len(self.keys)
-
-    def skip(self, offset: int, key: str) -> None:
-        """A list closed: the next one has the next number."""
-        self.keys.add((offset, key))
+        self.closed: set[str] = set()
+        """The lists that closed at the record: the next one has the next number."""
 
     def positive(self, state: ShownList, item: str, number: int) -> None:
         """What was chosen."""
@@ -170,7 +162,7 @@ class _Numbered:
         """All that was shown, if it was."""
         items = state.in_order()
         if items and state.opened_ms != NOT_OPENED:
-            self._add(state, items, "impression", LISTS_PER_RECORD + self.closed)
+            self._add(state, items, "impression", LISTS_PER_RECORD + len(self.closed))
 
     def _add(self, state: ShownList, items: list[str], origin: str, number: int) -> None:
         places = {item: at for at, item in enumerate(state.items or state.rows)}

@@ -7,6 +7,7 @@ something was chosen from, the server is asked to order it.
 
 import asyncio
 import gzip
+import os
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -21,6 +22,7 @@ from msgspec import Struct
 from models.registry import Registry
 from models.train import fit_ranker, read_examples
 from persona_stream.cli.console import err, out, print_table
+from persona_stream.cli.embedded import cache_folder
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.publish import KINDS, publish_lines
 from persona_stream.cli.running import server_url
@@ -85,6 +87,8 @@ def run_evaluate(settings: Settings, options: EvaluateOptions) -> int:
             " after it; both are needed.",
             hint="Lists are `impression` events with `items`; outcomes are clicks, carts, purchases, good ratings.",
         )
+    # The broker's jars are those of the home that is there, not of the one that is made for this.
+    os.environ.setdefault("PERSONA_CACHE", str(cache_folder(settings.home).absolute()))
     with TemporaryDirectory(prefix="persona-evaluate-") as folder:
         own = msgspec.structs.replace(
             settings, home=Path(folder), kafka="", redis_url="", audit_every_ms=0, deadline_ms=DEADLINE_MS

@@ -1,0 +1,88 @@
+"""`persona-stream evaluate`: a log of lists through a system of its own."""
+
+import random
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+from conftest import Call
+
+from persona_stream.past_lists import GIVEN, TOUCHED, past_lists, shuffled
+from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.events import parse_event
+
+T0_MS = 1_700_000_000_000
+MINUTE_MS = 60_000
+LISTS = 300
+COLUMNS = 5
+
+
+def _log(lists: int, *, seed: int = 1) -> list[dict[str, object]]:
+    """Users look at an item, are shown it among others, and most often take it."""
+    random_ = random.Random(seed)
+    log: list[dict[str, object]] = []
+    for number in range(lists):
+        user, ts_ms = f"u{random_.randrange(40)}", T0_MS + number * 5 * MINUTE_MS
+        shown = random_.sample([f"i{n}" for n in range(60)], 8)
+        seen = random_.choice(shown)
+        chosen = seen if random_.random() < 0.9 else random_.choice(shown)
+        log += [
+            {"id": f"v{number}", "type": "view", "user": user, "item": seen, "ts": ts_ms},
+            {"id": f"s{number}", "type": "impression", "user": user, "items": shown, "ts": ts_ms + MINUTE_MS},
+            {"id": f"c{number}", "type": "click", "user": user, "item": chosen, "ts": ts_ms + 2 * MINUTE_MS},
+        ]
+    return log
+
+
+def _write(path: Path, log: list[dict[str, object]]) -> Path:
+    path.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in log))
+    return path
+
+
+@pytest.mark.timeout(240)
+def test_a_log_of_lists_is_judged_beside_simple_rules(call: Call, tmp_path: Path) -> None:
+    log = _write(tmp_path / "log.jsonl", [*_log(LISTS), {"id": "bad"}])
+    done = call("evaluate", str(log), settings=Settings(home=tmp_path / "home"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 lines are left out" in done.stderr
+    told = re.search(r"trained on (\d+) lists of the first 60% of time; the (\d+) of the rest", done.stdout)
+    assert told is not None
+    assert sum(map(int, told.groups())) == LISTS
+    measured = {
+        cells[0]: float(cells[1])
+        for line in done.stdout.splitlines()
+        if len(cells := line.split("\t")) == 5 and cells[0]
+    }
+    assert measured["ranker/v1"] > 0.8
+    assert measured["ranker/v1"] > measured[GIVEN] + 0.2
+    assert measured[TOUCHED] > 0.8
+
+
+def test_a_log_without_lists_is_refused(call: Call, tmp_path: Path) -> None:
+    views = [event for event in _log(5) if event["type"] == "view"]
+    done = call("evaluate", str(_write(tmp_path / "log.jsonl", views)), settings=Settings(home=tmp_path / "home"))
+    assert done.returncode == 1
+    assert "0 lists with an outcome" in done.stderr
+
+
+def test_an_outcome_belongs_to_the_list_it_names_else_to_the_latest_with_its_item() -> None:
+    told = [
+        {"id": "s1", "type": "impression", "user": "u", "items": ["a", "b"], "ts": T0_MS},
+        {"id": "s2", "type": "impression", "user": "u", "items": ["b", "c"], "ts": T0_MS + 1},
+        {"id": "c1", "type": "click", "user": "u", "item": "b", "ts": T0_MS + 2},
+        {"id": "c2", "type": "purchase", "user": "u", "item": "b", "ts": T0_MS + 3, "decision_id": "s1"},
+        {"id": "c3", "type": "click", "user": "u", "item": "c", "ts": T0_MS + 10 * MINUTE_MS},
+    ]
+    lists = past_lists([parse_event(orjson.dumps(event)) for event in told], 5 * MINUTE_MS)
+    assert [(one.items, one.labels().tolist()) for one in lists] == [(["a", "b"], [0, 3]), (["b", "c"], [1, 0])]
+
+
+def test_a_shuffled_list_keeps_what_is_given_for_each_item() -> None:
+    raw = {"id": "s", "type": "impression", "user": "u", "items": [f"i{n}" for n in range(9)], "ts": T0_MS}
+    raw |= {"context": {"prices": list(range(9)), "few": [1, 2], "device": "tv"}}
+    made = shuffled(parse_event(orjson.dumps(raw)), raw, seed=1)
+    assert made["items"] != raw["items"]
+    assert [f"i{price}" for price in made["context"]["prices"]] == made["items"]
+    assert (made["context"]["few"], made["context"]["device"]) == ([1, 2], "tv")
+    assert shuffled(parse_event(orjson.dumps(raw)), raw, seed=1) == made
