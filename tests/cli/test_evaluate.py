@@ -2,15 +2,18 @@
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
-from conftest import Call
 
 from persona_stream.past_lists import GIVEN, TOUCHED, past_lists, shuffled
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import parse_event
+
+Call = Callable[..., Any]
 
 T0_MS = 1_700_000_000_000
 MINUTE_MS = 60_000
