@@ -53,6 +53,14 @@ def make_live(broker: EmbeddedBroker, tmp_path: Path) -> Iterator[MakeLive]:
         yield make
 
 
+def fill(disk: Path, ballast: Path) -> None:
+    """Leave `LEFT_BYTES`. In two steps: a great file takes a while, in which the broker writes on."""
+    with ballast.open("wb") as file:
+        for left_bytes in (32 * LEFT_BYTES, LEFT_BYTES):
+            held = file.seek(0, os.SEEK_END)
+            os.posix_fallocate(file.fileno(), held, shutil.disk_usage(disk).free - left_bytes)
+
+
 async def test_a_full_disk_ends_the_broker_which_says_so_and_with_space_again_state_is_exact(
     make_live: MakeLive, broker: EmbeddedBroker, disk: Path, fault_cycles: int, ledger: Ledger
 ) -> None:
@@ -67,8 +75,7 @@ async def test_a_full_disk_ends_the_broker_which_says_so_and_with_space_again_st
         namespace.start_worker()
         await namespace.until_goes_on()
         for _ in range(times):
-            with ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - LEFT_BYTES)
+            fill(disk, ballast)
             await until(ended, within_s=WITHIN_S, what="the broker ended")
             # As `up` does at once, and then ends with this error.
             await asyncio.to_thread(broker.stop)
