@@ -86,7 +86,7 @@ def _features(columns: ItemColumns, attributes: AttributeColumns, state: UserSta
     request = Request({"timezone": "Europe/Berlin"}, "home", {})
     asked.add("u", state, items, NOW_MS, positions=np.arange(len(items)), request=request)
     rows = columns.rows(items)
-    counters = columns.counters(rows, columns.rows(co_visited(state)), NOW_MS)
+    counters = columns.counters(rows, columns.covisit_counts(rows, columns.rows(co_visited(state))), NOW_MS)
     return np.hstack([PLAN.person(asked.rows()), PLAN.item(counters)])
 
 

@@ -14,7 +14,8 @@ from agents.interactions import Interactions
 from agents.items import Items
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.serving.decisions import DecisionLog
-from persona_stream.serving.engine import Engine, Question
+from persona_stream.serving.engine import Engine
+from persona_stream.serving.questions import Question
 from persona_stream.serving.replica import Replica
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import LogRecord, Slice

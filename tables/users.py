@@ -9,7 +9,7 @@ lateness) does not count against a bound.
 """
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
@@ -95,10 +95,13 @@ class RecentVisits:
         kinds = [kind for _, _, kind in latest]
         self._packed = array("q", chain.from_iterable(zip([at for at, _, _ in latest], kinds, numbers, strict=True)))
 
-    def append(self, ts_ms: int, item: str, kind: int) -> None:
-        """A visit later than those before."""
+    def insert(self, ts_ms: int, item: str, kind: int, later: int) -> None:
+        """One more visit, with so many later ones: 0, or the rest of a basket, or it came late."""
         packed = self._packed
-        packed.extend((ts_ms, kind, self.numbered_by.code(item)))
+        at = len(packed) - 3 * later
+        if at < 0:
+            return
+        packed[at:at] = array("q", (ts_ms, kind, self.numbered_by.code(item)))
         if len(packed) > 4 * _RECENT_NUMBERS:
             del packed[:-_RECENT_NUMBERS]
 
@@ -278,14 +281,11 @@ def _last_ms(session: list[int]) -> int:
 def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
     visits = state.visits
     visit = (ts_ms, item, kind)
-    insort(visits, visit)
+    at = bisect_right(visits, visit)
     recent = state.__dict__.get(_RECENT)
     if recent is not None:
-        if visits[-1] is visit:
-            recent.append(ts_ms, item, kind)
-        else:
-            # It came late: what is kept beside the state is in another order now.
-            del state.__dict__[_RECENT]
+        recent.insert(ts_ms, item, kind, len(visits) - at)
+    visits.insert(at, visit)
     touches = state.__dict__.get("touches")
     if touches is not None:
         insort(touches.setdefault(item, []), ts_ms << KIND_BITS | kind)

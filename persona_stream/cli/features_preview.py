@@ -17,7 +17,7 @@ from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.publish import CHUNK_LINES, EVENTS, ITEMS, PROFILES, Kind, PublishReport, checked
 from persona_stream.cli.rejects import print_rejects
 from persona_stream.in_process import InProcess
-from persona_stream.serving.engine import Question
+from persona_stream.serving.questions import Question
 from persona_stream.stream.slices import LogRecord
 from persona_stream.vocabulary.config import Settings
 

@@ -10,7 +10,8 @@ from models.registry import Registry
 from persona_stream.explain.past import Past
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.serving.decisions import DecisionLog
-from persona_stream.serving.engine import LOGGED_ITEMS, Engine, Question, best
+from persona_stream.serving.engine import LOGGED_ITEMS, Engine, best
+from persona_stream.serving.questions import Question
 from persona_stream.serving.scorers import RANKER, Scored
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError

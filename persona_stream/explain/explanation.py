@@ -157,7 +157,7 @@ def _contributions(again: Again, at: int) -> list[Contribution]:
         added = again.engine.scorers.online().contributions(row)[0]
         return _largest(again.features.names, row[0].tolist(), added.tolist())
     if again.scored.policy == "history":
-        of_rule = history_features(again.question.inputs, again.question.counters)[at].astype(np.float64)
+        of_rule = history_features(again.engine.gathered(again.question))[at].astype(np.float64)
         return _largest(NAMES, of_rule.tolist(), (of_rule * WEIGHTS).tolist())
     return []
 

@@ -1,19 +1,19 @@
 """The ranking engine: from a user and candidates to an answer, synchronously, on what the replica holds.
 
+Questions that came together are answered together: work by the column costs hardly more for a few lists than for one.
+
 An answer always comes. Where the best way can't be gone, the next plainer one is, and the answer says why:
 models -> the user's own history -> trending in the user's segment -> the order given.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
 
 from persona_stream.serving.candidates import KIND_WEIGHTS, MAX_CANDIDATES, Trending, candidates_for
 from persona_stream.serving.decisions import DecisionLog
@@ -21,6 +21,7 @@ from persona_stream.serving.freshness import Freshness, freshness
 from persona_stream.serving.history_rule import history_features, history_scores
 from persona_stream.serving.item_columns import ItemColumns, Rows
 from persona_stream.serving.positions import PositionsNow
+from persona_stream.serving.questions import Gathered, Question, gather
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.schemas import (
     Answer,
@@ -38,10 +39,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.ids import new_id
 from persona_stream.vocabulary.messages import Decision
-from tables.counters import Floats
-from tables.covisits import co_visited
-from tables.features.blocks import NOTHING, CounterBlock, Request, RowsBuilder
-from tables.features.blocks import Rows as FeatureRows
+from tables.features.blocks import NOTHING
 from tables.features.plan import Plan, plan_of
 from tables.users import UserState
 from tables.users import codec as user_codec
@@ -51,30 +49,6 @@ LOGGED_ITEMS = 25
 """How many items of an answer are logged with their features: what lies beyond is hardly ever seen."""
 
 logger = logging.getLogger(__name__)
-
-
-class Question(Struct):
-    """A user, the candidates, and what the replica holds of them."""
-
-    user: str
-    items: list[str]
-    rows: Rows
-    state: UserState | None
-    inputs: FeatureRows
-    """What the person's part of the features is computed of, ..."""
-    counters: CounterBlock
-    """... and the item's."""
-    features: Floats
-    """float32 `[n, width]`."""
-    as_of_ms: int
-    slot: str = ""
-    context: Mapping[str, Any] = {}
-    asked: str = ""
-    """`rank` or `recommend`."""
-    withheld: list[str] = []
-    """Items that may not be shown, left out of `items`."""
-    due_s: float = math.inf
-    """Monotonic time by which the answer is due."""
 
 
 class Engine:
@@ -108,14 +82,35 @@ class Engine:
 
     def rank(self, request: RankRequest, *, started_s: float) -> Answer:
         """Order the caller's items for a user. `started_s`: monotonic time when the request came in."""
+        return self.rank_all([(request, started_s)])[0]
+
+    def rank_all(self, requests: Sequence[tuple[RankRequest, float]]) -> list[Answer]:
+        """Order the items of several requests, each with the monotonic time when it came in."""
         as_of_ms = self.replica.now_ms()
+        questions = [self._rank_question(request, as_of_ms, started_s) for request, started_s in requests]
+        self._compute(questions)
+        return [
+            self._answer(question, scored, fallback, request.k or len(question.items), explain=request.explain)
+            for (request, _), question, (scored, fallback) in zip(
+                requests, questions, self.score_all(questions), strict=True
+            )
+        ]
+
+    def _rank_question(self, request: RankRequest, as_of_ms: int, started_s: float) -> Question:
         items, withheld = self.shown(list(dict.fromkeys(request.items)), as_of_ms)
         # What the caller gives for each item has one for those that are withheld or repeated, too.
         context = request.context if items == request.items else _aligned(request.context, request.items, items)
-        question = self.question(request.user, items, as_of_ms, ordered=True, context=context, slot=request.slot)
-        question.asked, question.withheld = "rank", withheld
-        question.due_s = self._due_s(request.deadline_ms, started_s)
-        return self._answer(question, request.k or len(items), explain=request.explain)
+        return Question(
+            user=request.user,
+            items=items,
+            as_of_ms=as_of_ms,
+            ordered=True,
+            context=context,
+            slot=request.slot,
+            asked="rank",
+            withheld=withheld,
+            due_s=self._due_s(request.deadline_ms, started_s),
+        )
 
     def recommend(
         self, user: str, *, k: int, slot: str, context: dict[str, Any], deadline_ms: int | None, started_s: float
@@ -126,7 +121,7 @@ class Engine:
         question = self.question(user, items, as_of_ms, ordered=False, context=context, slot=slot)
         question.asked, question.withheld = "recommend", withheld
         question.due_s = self._due_s(deadline_ms, started_s)
-        return self._answer(question, k, explain=False)
+        return self._answer(question, *self.score(question), k, explain=False)
 
     def candidates(self, user: str, as_of_ms: int) -> list[str]:
         """Items to consider for a user that may be shown."""
@@ -201,24 +196,29 @@ class Engine:
         context: Mapping[str, Any] = NOTHING.context,
         slot: str = "",
     ) -> Question:
-        """Gather the features of a user with items as of an event time; `ordered`: the items' order is a feature."""
-        columns, lookups = self.replica.items, self.replica.lookups
-        state = self._state(user)
-        known = state or UserState()
-        asked = RowsBuilder(lookups.attributes, self._settings.session_gap_ms)
-        places = np.arange(len(items)) if ordered else None
-        request = Request(context, slot, lookups.traits(user))
-        asked.add(user, known, items, as_of_ms, positions=places, request=request)
-        inputs, rows = asked.rows(), columns.rows(items)
-        counters = columns.counters(rows, columns.rows(co_visited(known)), as_of_ms)
-        features = np.hstack([self.plan.person(inputs), self.plan.item(counters)])
-        return Question(user, items, rows, state, inputs, counters, features, as_of_ms, slot, context)
+        """The features of a user with items as of an event time; `ordered`: the items' order is a feature."""
+        question = Question(user, items, as_of_ms, ordered, slot=slot, context=context)
+        self._compute([question])
+        return question
+
+    def gathered(self, question: Question) -> Gathered:
+        """What the features of a question are computed of."""
+        return gather(self.replica, [question], self._settings.session_gap_ms)
+
+    def _compute(self, questions: Sequence[Question]) -> None:
+        for one in questions:
+            one.state = self._state(one.user)
+        gathered = gather(self.replica, questions, self._settings.session_gap_ms)
+        features = np.hstack([self.plan.person(gathered.inputs), self.plan.item(gathered.counters)])
+        first = 0
+        for one in questions:
+            one.features = features[first : first + len(one.items)]
+            first += len(one.items)
 
     def _due_s(self, deadline_ms: int | None, started_s: float) -> float:
         return started_s + (deadline_ms or self._settings.deadline_ms) / 1000
 
-    def _answer(self, question: Question, k: int, *, explain: bool) -> Answer:
-        scored, fallback = self.score(question)
+    def _answer(self, question: Question, scored: Scored, fallback: str | None, k: int, *, explain: bool) -> Answer:
         order, scores = best(scored, k)
         ts_ms = time.time_ns() // 1_000_000
         decision_id = new_id(ts_ms)
@@ -234,21 +234,38 @@ class Engine:
 
     def score(self, question: Question) -> tuple[Scored, str | None]:
         """Scores of the question's items in the best way there is, and why it is no better one."""
+        return self.score_all([question])[0]
+
+    def score_all(self, questions: Sequence[Question]) -> list[tuple[Scored, str | None]]:
+        """As `score`, of each of some questions."""
+        plainer = [self._without_models(question) for question in questions]
+        left = [question for question, found in zip(questions, plainer, strict=True) if found is None]
+        by_models = iter(self._by_models(left) if left else [])
+        return [found or next(by_models) for found in plainer]
+
+    def _without_models(self, question: Question) -> tuple[Scored, str] | None:
+        """An answer where models are not to be asked."""
         if question.state is None and not self.scorers.knows_strangers:
             return self._trending_scores(question), "unknown-user"
         if time.monotonic() > question.due_s:
             return self._history_scores(question), "deadline"
+        return None
+
+    def _by_models(self, questions: Sequence[Question]) -> list[tuple[Scored, str | None]]:
+        blocks = [question.features for question in questions]
+        features = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        reason = "no-model"
         try:
-            scored = self.scorers.score(question.features)
+            scored = self.scorers.score_lists(features, [len(block) for block in blocks])
         except ModelError as error:
             logger.error("scoring failed: %s", error)
-            return self._history_scores(question), "model-error"
+            scored, reason = None, "model-error"
         if scored is None:
-            return self._history_scores(question), "no-model"
-        return scored, None if self.replica.error is None else "replica-stopped"
+            return [(self._history_scores(question), reason) for question in questions]
+        return [(one, None if self.replica.error is None else "replica-stopped") for one in scored]
 
     def _history_scores(self, question: Question) -> Scored:
-        return Scored(history_scores(history_features(question.inputs, question.counters)), "history", "")
+        return Scored(history_scores(history_features(self.gathered(question))), "history", "")
 
     def _trending_scores(self, question: Question) -> Scored:
         columns = self.replica.items

@@ -5,9 +5,9 @@ It has features of its own, so that it answers whatever the catalogue of feature
 
 import numpy as np
 
+from persona_stream.serving.questions import Gathered
 from persona_stream.serving.scorers import Scores
 from tables.counters import Floats
-from tables.features.blocks import CounterBlock, Rows
 from tables.features.catalogue import parse
 from tables.features.plan import Plan
 
@@ -29,9 +29,9 @@ WEIGHTS = np.array([0.01 if name == "item_events_total" else 1.0 for name in NAM
 """A score is the sum of the features, popularity a little of it."""
 
 
-def history_features(rows: Rows, counters: CounterBlock) -> Floats:
+def history_features(gathered: Gathered) -> Floats:
     """The rule's features, float32 `[n, len(NAMES)]`."""
-    return np.hstack([_PLAN.person(rows), _PLAN.item(counters)])
+    return np.hstack([_PLAN.person(gathered.inputs), _PLAN.item(gathered.counters)])
 
 
 def history_scores(features: Floats) -> Scores:

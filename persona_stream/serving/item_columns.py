@@ -108,9 +108,8 @@ class ItemColumns:
         """Rows of items, int64 `[n]`; BLANK for those unknown."""
         return np.fromiter(map(self._rows.get, items, repeat(BLANK)), dtype=np.int64, count=len(items))
 
-    def counters(self, rows: Rows, recent: Rows, as_of_ms: int) -> CounterBlock:
-        """What is counted of rows; `recent` are the rows of the user's latest items."""
-        covisits = self.covisit_counts(rows, recent)
+    def counters(self, rows: Rows, covisits: Times, as_of_ms: int) -> CounterBlock:
+        """What is counted of rows; `covisits` are theirs with the latest items of the user who asks."""
         return CounterBlock(self._panes[rows], self._longs[rows], np.array([as_of_ms]), covisits=covisits)
 
     def covisit_counts(self, rows: Rows, recent: Rows) -> Times:

@@ -29,7 +29,7 @@ async def rank(call: Call) -> Reply:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("bad-json", str(error)) from None
     try:
-        answer = call.state.engine.rank(request, started_s=call.started_s)
+        answer = await call.state.turns.rank(request, started_s=call.started_s)
     except Exception:
         # A frontend must always get a list, and the caller's own order is one.
         _log.exception("ranking failed", items=len(request.items))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -87,21 +88,23 @@ class Scorers:
         """Whether the ranker can order for a user whom nothing is known of."""
         return self._ranker is not None and self._ranker.knows_strangers
 
-    def score(self, features: Floats) -> Scored | None:
-        """Scores float64 `[n]` of rows float32 `[n, F]`; None where there is no model. Raises ModelError."""
+    def score_lists(self, features: Floats, sizes: Sequence[int]) -> list[Scored] | None:
+        """Scores of lists of rows, float32 `[n, F]` in all, one list after another; None where there is no model.
+
+        Raises ModelError.
+        """
         online = self._refreshed_online()
-        parts: dict[str, Scores] = {}
+        models: dict[str, Scores] = {}
         if self._ranker is not None:
-            parts[RANKER] = self._ranker.score(features).astype(np.float64)
+            models[RANKER] = self._ranker.score(features).astype(np.float64)
         if online.examples >= MIN_ONLINE_EXAMPLES:
-            parts[ONLINE] = online.predict(features)
-        if not parts:
+            models[ONLINE] = online.predict(features)
+        if not models:
             return None
-        if len(parts) == 1:
-            ((policy, scores),) = parts.items()
-            return Scored(scores, policy, self.model, parts)
-        # The two have different units: each is standardized within the list, then they weigh the same.
-        return Scored(_blended(np.array(list(parts.values()))), "blend", self.model, parts)
+        name = self.model
+        ends = np.cumsum(sizes).tolist()
+        lists = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return [_scored({model: scores[rows] for model, scores in models.items()}, name) for rows in lists]
 
     def online(self) -> OnlineScorer:
         """The weights of all partitions' learners, merged."""
@@ -138,6 +141,14 @@ class Scorers:
                 logger.info("serving %s/%s", RANKER, record.version)
             except ModelError as error:
                 logger.error("%s/%s is not served: %s", RANKER, record.version, error)
+
+
+def _scored(parts: dict[str, Scores], name: str) -> Scored:
+    if len(parts) == 1:
+        ((policy, scores),) = parts.items()
+        return Scored(scores, policy, name, parts)
+    # The two have different units: each is standardized within the list, then they weigh the same.
+    return Scored(_blended(np.array(list(parts.values()))), "blend", name, parts)
 
 
 def _blended(parts: Scores) -> Scores:

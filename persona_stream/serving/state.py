@@ -13,6 +13,7 @@ from persona_stream.serving.event_queue import EventQueue
 from persona_stream.serving.kafka_link import KafkaLink
 from persona_stream.serving.live_replica import LiveReplica
 from persona_stream.serving.replica import Replica
+from persona_stream.serving.turns import Turns
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 
@@ -31,6 +32,7 @@ class ServerState:
         self.link = KafkaLink(self.live, self.writer, (topics.events, topics.decisions))
         self.decisions = DecisionLog(settings, self.writer, self.link.writer_failed)
         self.engine = Engine(settings, self.live.replica, self.decisions)
+        self.turns = Turns(self.engine)
         self.events = EventQueue(self.writer, topics.events, self.link)
         self.drain = Drain()
 

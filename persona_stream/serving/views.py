@@ -64,7 +64,7 @@ def item_view(replica: Replica, plan: Plan, item: str, similar: list[ScoredItem]
     if item not in columns and entry is None:
         return None
     rows = columns.rows([item])
-    row = plan.item(columns.counters(rows, np.zeros(0, dtype=np.int64), as_of_ms))[0]
+    row = plan.item(columns.counters(rows, np.zeros(len(rows), dtype=np.int64), as_of_ms))[0]
     return ItemView(
         item=item,
         # Co-visits are with a user's latest items: without a user there are none.

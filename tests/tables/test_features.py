@@ -191,7 +191,7 @@ def _counted(states: list[ItemState], as_of_ms: int, recent: list[str]) -> Count
 
 
 def test_a_blank_item_and_a_stranger_have_features_too() -> None:
-    blank = PLAN.item(ItemColumns().counters(np.array([0]), np.array([], dtype=np.int64), AS_OF_MS))
+    blank = PLAN.item(ItemColumns().counters(np.array([0]), np.array([0]), AS_OF_MS))
     stranger = PLAN.person(_rows([UserState()], ["unheard of"], AS_OF_MS))
     assert np.isfinite(blank).all()
     # Attributes that nobody knows are missing, and nothing else is.
@@ -238,7 +238,8 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
     for item, state in states.items():
         served.put(item, state)
     recent, items = co_visited(user), list(states)
-    columns = PLAN.item(served.counters(served.rows(items), served.rows(recent), as_of_ms))
+    rows = served.rows(items)
+    columns = PLAN.item(served.counters(rows, served.covisit_counts(rows, served.rows(recent)), as_of_ms))
 
     held = list(states.values())
     stream = PLAN.item(_counted(held, as_of_ms, recent))

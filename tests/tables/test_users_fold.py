@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.logs import HOUR_MS, MINUTE_MS, T0_MS, event, shopping
 
 from persona_stream.vocabulary.events import KIND_INDEX, Event
+from tables.features.attributes import AttributeColumns, Needs
 from tables.users import (
     KIND_BITS,
     PENDING_KEPT,
@@ -18,6 +19,7 @@ from tables.users import (
     SEGMENT_CHARS,
     SESSIONS_KEPT,
     VISITS_KEPT,
+    RecentVisits,
     Rules,
     UserState,
     admit,
@@ -168,6 +170,17 @@ def test_touches_are_the_visits_by_item_however_state_came_about(read: Callable[
         expected.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
     assert len(state.visits) == VISITS_KEPT
     assert state.touches == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9)), max_size=400), st.integers(0, 100))
+def test_visits_kept_as_numbers_follow_the_visits_in_any_order(picks: list[tuple[int, int]], asked_at: int) -> None:
+    codes = AttributeColumns(Needs())
+    state = UserState()
+    for at, (second, item) in enumerate(picks):
+        _fold([event(f"e{at}", "view", "u", T0_MS + 1000 * second, item=f"i{item}")], state)
+        if at >= asked_at:
+            # Kept from the first question on.
+            assert state.recent_visits(codes).packed() == RecentVisits(state.visits, codes).packed()
 
 
 def test_state_stays_bounded_whatever_a_user_does() -> None:
