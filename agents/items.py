@@ -27,7 +27,7 @@ from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
 from tables.features.blocks import CounterBlock
 from tables.features.plan import Plan, plan_of
-from tables.items import ItemState, apply_item_event, covisit_count
+from tables.items import ItemState, apply_item_event, covisit_counts, covisit_hashes
 
 
 class Items:
@@ -91,13 +91,13 @@ class _ItemRows:
         self._events: list[tuple[int, ItemEvent]] = []
         self._panes: list[bytes] = []
         self._longs: list[bytes] = []
-        self._covisits: list[int] = []
+        self._covisits: list[bytes] = []
 
     def add(self, state: ItemState, event: ItemEvent, offset: int) -> None:
         self._events.append((offset, event))
         self._panes.append(bytes(state.panes))
         self._longs.append(bytes(state.longs))
-        self._covisits.append(covisit_count(state, event.recent_items))
+        self._covisits.append(covisit_hashes(state))
 
     def drop_last(self) -> None:
         for rows in (self._events, self._panes, self._longs, self._covisits):
@@ -109,7 +109,8 @@ class _ItemRows:
             return
         as_of_ms = np.array([event.ts_ms for _, event in self._events])
         panes, longs = stack_panes(self._panes), stack_longs(self._longs)
-        item_side = self._plan.item(CounterBlock(panes, longs, as_of_ms, covisits=np.array(self._covisits)))
+        covisits = covisit_counts(self._covisits, [event.recent_items for _, event in self._events])
+        item_side = self._plan.item(CounterBlock(panes, longs, as_of_ms, covisits=covisits))
         shown: list[ShownRows] = []
         for row, (offset, event) in zip(item_side, self._events, strict=True):
             features = event.user_features + row.tobytes()

@@ -77,10 +77,11 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
 
 def _ranked(items: Collection[str], ts_ms: int) -> list[str]:
     salt = ts_ms * _SPREAD & _MASK
-    by_rank = {_hash(item) ^ salt: item for item in items}
+    by_rank = {item_hash(item) ^ salt: item for item in items}
     return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 @lru_cache(maxsize=1 << 17)
-def _hash(item: str) -> int:
+def item_hash(item: str) -> int:
+    """64 bits that stand for an item."""
     return xxh3_64_intdigest(item.encode())

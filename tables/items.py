@@ -4,18 +4,21 @@ Events of one item come from many users and so from many source partitions; each
 state remembers the highest offset applied of each.
 """
 
+from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import chain
 
 import msgspec
+import numpy as np
 from msgspec import Struct, field
 from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.counters import LONGS_BYTES, PANES_BYTES, add
-from tables.covisits import NEIGHBOURS_KEPT, sample
+from tables.counters import LONGS_BYTES, PANES_BYTES, Times, add
+from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, item_hash, sample
 
 VISITS_KEPT = 16
 """The latest visits kept an item with their neighbours: co-visits are counted among them, so they follow what users do
@@ -25,11 +28,15 @@ SEGMENT_DAYS = 7
 SEGMENTS_KEPT = 16
 """An item that more segments touch keeps those of the smallest hashes: the same ones in any order of arrival."""
 _DAY_MS = 86_400_000
+_HASHES = "covisit_hashes"
+_ZEROS = array("Q", [0] * NEIGHBOURS_KEPT)
+_NOBODY = 1
+"""The hash of no item, and not the zero that stands for none."""
 _IMPRESSION = KIND_INDEX["impression"]
 
 
-class ItemState(Struct, array_like=True):
-    """All that is held of one item."""
+class ItemState(Struct, array_like=True, dict=True):
+    """All that is held of one item. What is derived (`covisit_hashes`) is no part of it at rest."""
 
     applied: dict[int, int] = {}
     """Source partition -> highest source offset that was applied."""
@@ -79,10 +86,32 @@ def covisit_items(state: ItemState) -> list[str]:
     return list(chain.from_iterable([neighbours for _, _, neighbours in state.visits]))
 
 
-def covisit_count(state: ItemState, recent: list[str]) -> int:
-    """How many of the item's latest co-visits were with one of the user's recent items."""
-    is_recent = set(recent).__contains__
-    return sum(map(is_recent, chain.from_iterable([neighbours for _, _, neighbours in state.visits])))
+def covisit_hashes(state: ItemState) -> bytes:
+    """Hashes of the items of the latest co-visits, uint64 `[COVISITS_KEPT]`, zeros where there are no more. Kept beside
+    a state while it is in memory: rows of examples copy them, and count when all are there."""
+    held: array[int] | None = state.__dict__.get(_HASHES)
+    if held is None:
+        held = state.__dict__[_HASHES] = array("Q")
+        for _, _, neighbours in state.visits:
+            held.extend(_hashed(neighbours))
+    return held.tobytes().ljust(8 * COVISITS_KEPT, b"\0")
+
+
+def covisit_counts(hashes: Sequence[bytes], recent: Sequence[Sequence[str]]) -> Times:
+    """Of n items how many of their latest co-visits were with one of n users' recent items, int64 `[n]`.
+
+    >>> state = ItemState(visits=[(0, 1, ["a", "b"]), (9, 2, ["a"])])
+    >>> covisit_counts([covisit_hashes(state)] * 2, [["a", "c"], []]).tolist()
+    [2, 0]
+    """
+    held = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(-1, COVISITS_KEPT)
+    wanted = np.full((len(recent), RECENT_ITEMS), _NOBODY, dtype=np.uint64)
+    for row, items in enumerate(recent):
+        wanted[row, : len(items)] = [item_hash(item) for item in items]
+    counts: Times = np.zeros(len(recent), dtype=np.int64)
+    for column in wanted.T:
+        counts += np.count_nonzero(held == column[:, None], axis=1)
+    return counts
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:
@@ -93,14 +122,28 @@ def segment_count(ring: list[int], as_of_ms: int) -> int:
 
 def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
     visits = state.visits
+    hashes: array[int] | None = state.__dict__.get(_HASHES)
     at = bisect_left(visits, (event.ts_ms, event.visitor))
+    start = NEIGHBOURS_KEPT * at
     if at < len(visits) and visits[at][:2] == (event.ts_ms, event.visitor):
-        union = {*visits[at][2], *event.neighbours}
-        visits[at] = (event.ts_ms, event.visitor, sample(union, event.ts_ms))
+        near = sample({*visits[at][2], *event.neighbours}, event.ts_ms)
+        visits[at] = (event.ts_ms, event.visitor, near)
+        if hashes is not None:
+            hashes[start : start + NEIGHBOURS_KEPT] = _hashed(near)
     elif at or len(visits) < VISITS_KEPT:
         visits.insert(at, (event.ts_ms, event.visitor, event.neighbours))
+        if hashes is not None:
+            hashes[start:start] = _hashed(event.neighbours)
         if len(visits) > VISITS_KEPT:
             del visits[0]
+            if hashes is not None:
+                del hashes[:NEIGHBOURS_KEPT]
+
+
+def _hashed(neighbours: list[str]) -> "array[int]":
+    hashes = array("Q", map(item_hash, neighbours))
+    hashes.extend(_ZEROS[len(hashes) :])
+    return hashes
 
 
 def _count_segment(segments: dict[str, list[int]], segment: str, day: int) -> None:

@@ -200,7 +200,10 @@ def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> 
 def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:
     """[start, last, events] of the session open at a time, zeros if there is none."""
     for session in reversed(state.sessions):
-        if session[0] - gap_ms <= as_of_ms <= session[1] + gap_ms:
+        if as_of_ms > session[1] + gap_ms:
+            # Older ones ended earlier still.
+            break
+        if as_of_ms >= session[0] - gap_ms:
             return session
     return [0, 0, 0]
 
