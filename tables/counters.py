@@ -26,12 +26,14 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 class Window(Struct, frozen=True):
-    """A sliding window of `size_ms`, advancing by `pane_ms`; its panes stand at rows `first_row` onwards."""
+    """A sliding window of `size_ms`, advancing by `pane_ms`; its ring of panes stands at rows `first_row` onwards."""
 
     name: str
     size_ms: int
     pane_ms: int
     first_row: int
+    ring_rows: int
+    """Panes in the ring: more than the window covers where a longer one is kept in it, too."""
 
     @property
     def rows(self) -> int:
@@ -48,12 +50,27 @@ def _windows() -> tuple[Window, ...]:
     )
     windows: list[Window] = []
     for name, size_ms, pane_ms in sizes:
-        windows.append(Window(name, size_ms, pane_ms, sum(w.rows for w in windows)))
+        windows.append(Window(name, size_ms, pane_ms, sum(w.rows for w in windows), size_ms // pane_ms))
     return tuple(windows)
+
+
+def _spans() -> dict[str, Window]:
+    spans: dict[str, Window] = {}
+    for window in _windows():
+        for rows in range(1, window.rows + 1):
+            size_ms = rows * window.pane_ms
+            unit, letter = next(
+                pair for pair in ((_DAY_MS, "d"), (_HOUR_MS, "h"), (_MINUTE_MS, "m")) if not size_ms % pair[0]
+            )
+            name = f"{size_ms // unit}{letter}"
+            spans.setdefault(name, Window(name, size_ms, window.pane_ms, window.first_row, window.rows))
+    return spans
 
 
 WINDOWS = _windows()
 WINDOW_INDEX = {window.name: index for index, window in enumerate(WINDOWS)}
+SPANS = _spans()
+"""Every window that can be read: a whole number of panes of one ring. `WINDOWS` are the longest of each ring."""
 PANES = sum(window.rows for window in WINDOWS)
 PANE_WIDTH = 1 + len(KINDS)
 PANES_BYTES = 4 * PANES * PANE_WIDTH
@@ -113,28 +130,27 @@ def stack_longs(blocks: Sequence[bytes | bytearray]) -> Longs:
 
 def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
     """Counts by kind, int32 `[n, len(KINDS)]`, in `window` as of `as_of_ms` (`[n]` or `[1]`, epoch milliseconds)."""
-    rows = slice(window.first_row, window.first_row + window.rows)
-    covered = _covered(panes[:, rows], as_of_ms, _PANE_MS[rows], _ROWS[rows])
-    counts: Panes = np.einsum("nrk,nr->nk", panes[:, rows, 1:], covered)
+    ring = panes[:, window.first_row : window.first_row + window.ring_rows]
+    counts: Panes = np.einsum("nrk,nr->nk", ring[:, :, 1:], covered(ring, as_of_ms, window.pane_ms, window.rows))
     return counts
 
 
 def all_window_counts(panes: Panes, as_of_ms: Times) -> Panes:
     """Counts by kind in every window of `WINDOWS`, int32 `[n, len(WINDOWS), len(KINDS)]`."""
-    covered = _covered(panes, as_of_ms, _PANE_MS, _ROWS)
+    in_window = covered(panes, as_of_ms, _PANE_MS, _ROWS)
     if len(panes) < _MANY:
-        counts: Panes = np.add.reduceat(panes[:, :, 1:] * covered[:, :, None], _FIRST_ROWS, axis=1)
+        counts: Panes = np.add.reduceat(panes[:, :, 1:] * in_window[:, :, None], _FIRST_ROWS, axis=1)
         return counts
     counts = np.empty((len(panes), len(WINDOWS), len(KINDS)), dtype=np.int32)
     for at, window in enumerate(WINDOWS):
         rows = slice(window.first_row, window.first_row + window.rows)
         # For 1,000 keys 0.2 ms; one sum over all panes, which fewer keys take, 0.6 ms.
-        np.einsum("nrk,nr->nk", panes[:, rows, 1:], covered[:, rows], out=counts[:, at])
+        np.einsum("nrk,nr->nk", panes[:, rows, 1:], in_window[:, rows], out=counts[:, at])
     return counts
 
 
-def _covered(panes: Panes, as_of_ms: Times, pane_ms: Times, rows: Times) -> Panes:
-    """1 for panes that their windows cover, 0 for others: int32 `[n, panes]`."""
+def covered(panes: Panes, as_of_ms: Times, pane_ms: Times | int, rows: Times | int) -> Panes:
+    """1 for panes of rings that their windows of `rows` panes cover, 0 for others: int32 `[n, panes]`."""
     newest = as_of_ms[:, None] // pane_ms
     index = panes[:, :, 0]
     return ((index > newest - rows) & (index <= newest)).astype(np.int32)

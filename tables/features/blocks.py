@@ -15,7 +15,18 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from persona_stream.vocabulary.events import KINDS
-from tables.counters import TOTALS, WINDOWS, Longs, Panes, Times, all_window_counts, stack_longs, stack_panes
+from tables.counters import (
+    SPANS,
+    TOTALS,
+    WINDOWS,
+    Longs,
+    Panes,
+    Times,
+    all_window_counts,
+    stack_longs,
+    stack_panes,
+    window_counts,
+)
 from tables.features.attributes import AttributeColumns
 from tables.users import KIND_BITS, RECENT_KEPT, UserState, latest_interest, open_session
 
@@ -61,6 +72,11 @@ class CounterBlock:
         counts[:, :-kinds] = all_window_counts(self.panes, self.as_of_ms).reshape(n, len(WINDOWS) * kinds)
         counts[:, -kinds:] = self.longs[:, TOTALS:]
         return counts.T
+
+    def in_span(self, name: str) -> Numbers:
+        """Events in a window of `SPANS`, by kind: float64 `[n, kinds]`."""
+        counts: Numbers = window_counts(self.panes, self.as_of_ms, SPANS[name]).astype(np.float64)
+        return counts
 
 
 class Request(Struct, frozen=True):

@@ -28,6 +28,7 @@ from tables.features import (
     asker_kinds,
     attribute_kinds,
     counter_kinds,
+    decayed_kinds,
     history_kinds,
     list_kinds,
     pair_kinds,
@@ -45,6 +46,7 @@ SHIPPED = "shipped.toml"
 """The catalogue that is used where none is named."""
 _MODULES = (
     counter_kinds,
+    decayed_kinds,
     user_kinds,
     pair_kinds,
     list_kinds,

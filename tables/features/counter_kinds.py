@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from persona_stream.vocabulary.events import KINDS
-from tables.counters import FIRST_TS, LAST_TS, VALUE_COUNT, VALUE_MILLI, WINDOW_INDEX, WINDOWS
+from tables.counters import FIRST_TS, LAST_TS, SPANS, VALUE_COUNT, VALUE_MILLI, WINDOW_INDEX, WINDOWS
 from tables.features.blocks import CounterBlock, Numbers, selection
 from tables.features.kind import (
     COUNT_EDGES,
@@ -23,7 +23,7 @@ from tables.features.kind import (
     spread,
 )
 
-_SIZE_MS = {window.name: window.size_ms for window in WINDOWS}
+_SIZE_MS = {name: window.size_ms for name, window in SPANS.items()}
 
 
 class Counted(Kind, frozen=True, kw_only=True):
@@ -39,7 +39,9 @@ class Counted(Kind, frozen=True, kw_only=True):
 
 
 class WindowCount(Counted, frozen=True, kw_only=True):
-    """log1p of how many events of some types there were in a sliding window of event time.
+    """log1p of how many events of some types there were in a sliding window of event time. It ends with the pane that
+    holds the moment asked about: panes are a minute wide for windows of up to 5 minutes, 10 minutes for up to an hour,
+    3 hours for up to a day, and a day for longer ones.
 
     >>> told('clicks = {kind = "window_count", events = ["click"], window = "1h"}',
     ...      [("u1", "click", "i1", 20), ("u2", "click", "i1", 50), ("u1", "view", "i1", 55)], "u1", ["i1", "i2"])
@@ -254,13 +256,20 @@ class _Picked:
 
     def __init__(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> None:
         mask = np.zeros((len(pairs), len(WINDOWS) + 1, len(KINDS)))
+        self._spans: list[tuple[int, str, Numbers]] = []
+        """Of the windows that few ask for: (pair, window, 1 for each kind that counts)."""
         for at, (window, events) in enumerate(pairs):
-            mask[at, WINDOW_INDEX.get(window, len(WINDOWS))] = selection(events)
+            if window and window not in WINDOW_INDEX:
+                self._spans.append((at, window, selection(events).astype(np.float64)))
+            else:
+                mask[at, WINDOW_INDEX.get(window, len(WINDOWS))] = selection(events)
         self._mask = mask.reshape(len(pairs), -1)
 
     def __call__(self, block: CounterBlock) -> Numbers:
         # One small product is cheaper than a gather a pair.
         picked: Numbers = self._mask @ block.counts
+        for at, window, kinds in self._spans:
+            picked[at] = block.in_span(window) @ kinds
         return picked
 
 

@@ -28,7 +28,13 @@ SHARE_EDGES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 FLAG_EDGES = (0.5,)
 
 EventKind = Literal["impression", "view", "click", "add_to_cart", "purchase", "other"]
-WindowName = Literal["5m", "1h", "1d", "7d"]
+WindowName = Literal[
+    "1m", "2m", "3m", "4m", "5m",
+    "10m", "20m", "30m", "40m", "50m", "1h",
+    "3h", "6h", "9h", "12h", "15h", "18h", "21h", "1d",
+    "2d", "3d", "4d", "5d", "6d", "7d",
+]  # fmt: skip
+"""Every window that the counters hold the panes of: `tables.counters.SPANS`."""
 Scope = Literal["user", "item"]
 Duration = Annotated[
     str,

@@ -13,11 +13,11 @@ Features = Sequence[tuple[str, Params]]
 """(kind, parameters)"""
 
 _SPANS = st.sampled_from(["1ms", "90s", "20m", "1h", "3h", "1d", "30d"])
-_WINDOW_PAIRS = [("5m", "1h"), ("5m", "1d"), ("1h", "1d"), ("1h", "7d"), ("1d", "7d")]
+_WINDOW_PAIRS = [("5m", "1h"), ("5m", "1d"), ("1h", "1d"), ("1h", "7d"), ("1d", "7d"), ("10m", "6h")]
 _events = st.lists(st.sampled_from(KINDS), max_size=3, unique=True)
 _some_events = st.lists(st.sampled_from(KINDS), min_size=1, max_size=4, unique=True)
 _scope = st.sampled_from(["user", "item"])
-_window = st.sampled_from(["5m", "1h", "1d", "7d"])
+_window = st.sampled_from(["5m", "1h", "1d", "7d", "2m", "30m", "9h", "3d"])
 _numbers = st.sampled_from(["price", "flag", "lacking"])
 _values = st.sampled_from(["genres", "flag", "lacking"])
 _texts = st.sampled_from(["title", "genres", "lacking"])
@@ -59,6 +59,9 @@ PARAMS: dict[str, st.SearchStrategy[Params]] = {
         lambda pair, rest: {"short": pair[0], "long": pair[1], **rest},
         st.sampled_from(_WINDOW_PAIRS),
         _of(scope=_scope, events=_events),
+    ),
+    "decayed_count": _of(
+        {"half_life": st.sampled_from(["1ms", "30s", "70s", "10m", "3h", "1d", "7d"])}, scope=_scope, events=_events
     ),
     "recency": _of(scope=_scope),
     "age": _of(scope=_scope),

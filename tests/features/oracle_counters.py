@@ -26,9 +26,15 @@ from world import (
 
 # A window covers whole panes, half-open and aligned to the epoch, and ends with the pane that holds the moment asked.
 WINDOWS = {
+    "2m": (2 * MINUTE_MS, MINUTE_MS),
     "5m": (5 * MINUTE_MS, MINUTE_MS),
+    "10m": (10 * MINUTE_MS, 10 * MINUTE_MS),
+    "30m": (30 * MINUTE_MS, 10 * MINUTE_MS),
     "1h": (HOUR_MS, 10 * MINUTE_MS),
+    "6h": (6 * HOUR_MS, 3 * HOUR_MS),
+    "9h": (9 * HOUR_MS, 3 * HOUR_MS),
     "1d": (DAY_MS, 3 * HOUR_MS),
+    "3d": (3 * DAY_MS, DAY_MS),
     "7d": (7 * DAY_MS, DAY_MS),
 }
 SESSIONS_SEEN = 8
@@ -96,6 +102,18 @@ def trend(world: World, asked: Asked, params: Params) -> Columns:
     long = _counts(world, asked, params, kinds, params["long"])
     share = WINDOWS[params["short"]][0] / WINDOWS[params["long"]][0]
     return [[math.log((s + 1) / (n * share + 1)) for s, n in zip(short, long, strict=True)]]
+
+
+def decayed_count(world: World, asked: Asked, params: Params) -> Columns:
+    half_life_ms = span_ms(params["half_life"])
+    longest = ["5m", "1h", "1d", "7d"]
+    size_ms, pane_ms = next((WINDOWS[w] for w in longest if WINDOWS[w][0] >= 4 * half_life_ms), WINDOWS["7d"])
+    end_ms = (asked.as_of_ms // pane_ms + 1) * pane_ms
+    age_ms = "greatest(? - ((ts_ms // ?) * ? + ?), 0)"
+    measure = f"sum(pow(0.5, {age_ms} / ?)) FILTER (ts_ms >= ? AND ts_ms < ? AND list_contains(?, kind))"
+    of_age = [asked.as_of_ms, pane_ms, pane_ms, pane_ms // 2, half_life_ms]
+    asks = [*of_age, end_ms - size_ms, end_ms, list(chosen_kinds(params))]
+    return [[math.log1p(worth or 0.0) for worth in _by_name(world, asked, params, measure, asks)]]
 
 
 def recency(world: World, asked: Asked, params: Params) -> Columns:

@@ -1,5 +1,7 @@
 """Window counters against a plain list of events."""
 
+from typing import get_args
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tables.counters import (
     LAST_TS,
     LONGS_BYTES,
     PANES_BYTES,
+    SPANS,
     TOTALS,
     VALUE_COUNT,
     VALUE_MILLI,
@@ -20,6 +23,7 @@ from tables.counters import (
     stack_panes,
     window_counts,
 )
+from tables.features.kind import WindowName
 
 DAY_MS = 86_400_000
 T0_MS = 1_700_000_000_000
@@ -54,7 +58,7 @@ def _oracle(events: list[Counted], window: Window, as_of_ms: int) -> list[int]:
 def test_a_window_counts_the_events_in_its_half_open_aligned_range(events: list[Counted], later_ms: int) -> None:
     as_of_ms = max((ts_ms for _, ts_ms, _ in events), default=T0_MS) + later_ms
     panes, _ = _blocks(events)
-    for window in WINDOWS:
+    for window in SPANS.values():
         found = window_counts(stack_panes([panes]), np.array([as_of_ms]), window)
         assert found[0].tolist() == _oracle(events, window, as_of_ms), window.name
 
@@ -80,12 +84,17 @@ def test_totals_hold_every_event_however_old(events: list[Counted]) -> None:
 def test_many_keys_are_read_as_each_alone(keys: list[list[Counted]], later_ms: int) -> None:
     blocks = [_blocks(events)[0] for events in keys]
     as_of_ms = np.array([T0_MS + later_ms + number for number in range(len(keys))])
-    for window in WINDOWS:
+    for window in SPANS.values():
         together = window_counts(stack_panes(blocks), as_of_ms, window)
         alone = [
             window_counts(stack_panes([block]), as_of_ms[at : at + 1], window)[0] for at, block in enumerate(blocks)
         ]
         assert together.tolist() == [counts.tolist() for counts in alone]
+
+
+def test_every_window_that_features_may_name_can_be_read() -> None:
+    assert list(SPANS) == list(get_args(WindowName))
+    assert [SPANS[window.name] for window in WINDOWS] == list(WINDOWS)
 
 
 def test_an_event_leaves_the_window_with_its_pane() -> None:
