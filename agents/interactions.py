@@ -8,7 +8,6 @@ few items that the user did not choose.
 from collections.abc import Sequence
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
 from agents.emissions import Emissions, forwarded_from
 from persona_stream.kafka.writer import Partitioner
@@ -23,6 +22,7 @@ from tables.covisits import co_visited, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, plan_of
+from tables.sketches import name_hash
 from tables.users import (
     HASH_MASK,
     KIND_BITS,
@@ -199,7 +199,7 @@ class _SliceFold:
             if made and of_event.kind != _IMPRESSION:
                 # Showing an item is no visit: only what users do relates items. Behind the example: its rows are as of
                 # before this event, and what it tells of earlier visits follows from it.
-                self._relate(made[0], event.user, state)
+                self._relate(made[0], state)
             apply_event(state, event, of_event, self._rules)
             outcome = "applied"
         self._out.outcomes[outcome] += 1
@@ -226,19 +226,16 @@ class _SliceFold:
         else:
             return []
         kind, ts_ms, amount, partition, segment = made.kind, made.ts_ms, made.value_milli, self._partition, made.segment
-        return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment) for item in shown]
+        visitor = 0 if kind == _IMPRESSION else name_hash(event.user) & HASH_MASK
+        return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment, visitor) for item in shown]
 
-    def _relate(self, made: ItemEvent, user: str, state: UserState) -> None:
+    def _relate(self, made: ItemEvent, state: UserState) -> None:
         """Tell the item its neighbours, and earlier visits what they could not know."""
         if not state.visits:
             return
         made.neighbours = neighbours(state.visits, made.item, made.ts_ms)
-        told = told_by(state.visits, made.item, made.ts_ms)
-        if not made.neighbours and not told:
-            return
-        made.visitor = xxh3_64_intdigest(user.encode()) & HASH_MASK
         partition, offset = made.source_partition, made.source_offset
-        for ts_ms, item, near in told:
+        for ts_ms, item, near in told_by(state.visits, made.item, made.ts_ms):
             self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, "", made.visitor, near))
 
     def _show(self, made: list[ItemEvent], event: Event, state: UserState) -> None:

@@ -8,8 +8,10 @@ order leave the same bytes. A window is read by summing the panes whose index it
 
 Blocks are native-endian so that numpy reads thousands of them in place:
 
-- panes: int32 `[PANES, 1 + len(KINDS)]`, a row is (pane index, count by kind)
-- longs: int64 `[first_ts_ms, last_ts_ms, value_milli, value_count, total by kind ...]`
+- panes: int32 `[PANES, PANE_WIDTH]`, a row is (pane index, count by kind, events with a value, two halves of the int64
+  sum of their values in thousandths)
+- longs: int64 `[first_ts_ms, last_ts_ms, value_milli, value_count, 32 of a sketch, total by kind ...]`; the sketch is
+  of the different items of a user, or of the different users of an item (`tables/sketches.py`)
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from persona_stream.vocabulary.errors import RecoveryError
 from persona_stream.vocabulary.events import KINDS
+from tables.sketches import REGISTERS
 
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS
@@ -72,10 +76,17 @@ WINDOW_INDEX = {window.name: index for index, window in enumerate(WINDOWS)}
 SPANS = _spans()
 """Every window that can be read: a whole number of panes of one ring. `WINDOWS` are the longest of each ring."""
 PANES = sum(window.rows for window in WINDOWS)
-PANE_WIDTH = 1 + len(KINDS)
+KIND_COLUMNS = slice(1, 1 + len(KINDS))
+_VALUES = 1 + len(KINDS)
+_SUM = _VALUES + 1
+# Rows are an even number of cells long, so that the sum is read as one number in place.
+assert _SUM % 2 == 0
+PANE_WIDTH = _SUM + 2
 PANES_BYTES = 4 * PANES * PANE_WIDTH
 
-FIRST_TS, LAST_TS, VALUE_MILLI, VALUE_COUNT, TOTALS = range(5)
+FIRST_TS, LAST_TS, VALUE_MILLI, VALUE_COUNT, SKETCH = range(5)
+SKETCH_BYTE = 8 * SKETCH
+TOTALS = SKETCH + REGISTERS // 8
 LONGS = TOTALS + len(KINDS)
 LONGS_BYTES = 8 * LONGS
 
@@ -86,6 +97,7 @@ _ROWS: NDArray[np.int64] = np.repeat([w.rows for w in WINDOWS], [w.rows for w in
 _FIRST_ROWS = np.array([w.first_row for w in WINDOWS])
 _MANY = 16
 _NO_COUNTS = memoryview(bytes(4 * (PANE_WIDTH - 1))).cast("i")
+_HALF_SUM = _SUM // 2
 
 Panes = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -96,6 +108,7 @@ Floats = NDArray[np.float32]
 def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: int) -> None:
     """Count one event in every window and in the totals, in place. `kind` indexes `KINDS`."""
     cells = memoryview(panes).cast("i")
+    pane_sums = memoryview(panes).cast("q") if value_milli else None
     for pane_ms, rows, base in _PLAN:
         index = ts_ms // pane_ms
         at = base + index % rows * PANE_WIDTH
@@ -106,6 +119,11 @@ def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: 
             cells[at] = index
             cells[at + 1 : at + PANE_WIDTH] = _NO_COUNTS
             cells[at + 1 + kind] = 1
+        else:
+            continue
+        if pane_sums is not None:
+            cells[at + _VALUES] += 1
+            pane_sums[at // 2 + _HALF_SUM] += value_milli
     sums = memoryview(longs).cast("q")
     sums[TOTALS + kind] += 1
     if value_milli:
@@ -116,6 +134,16 @@ def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: 
     first = sums[FIRST_TS]
     if ts_ms < first or not first:
         sums[FIRST_TS] = ts_ms
+
+
+def check_blocks(panes: bytes | bytearray, longs: bytes | bytearray) -> None:
+    """Raise RecoveryError where blocks are not of this version: they would be read as something else."""
+    if len(panes) != PANES_BYTES or len(longs) != LONGS_BYTES:
+        raise RecoveryError(
+            f"a table's value has counters of {len(panes)} and {len(longs)} bytes, this version's have {PANES_BYTES} "
+            f"and {LONGS_BYTES}: another version wrote it.",
+            hint="Fold the log again with this one: `persona-stream rebuild`.",
+        )
 
 
 def stack_panes(blocks: Sequence[bytes | bytearray]) -> Panes:
@@ -131,21 +159,31 @@ def stack_longs(blocks: Sequence[bytes | bytearray]) -> Longs:
 def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
     """Counts by kind, int32 `[n, len(KINDS)]`, in `window` as of `as_of_ms` (`[n]` or `[1]`, epoch milliseconds)."""
     ring = panes[:, window.first_row : window.first_row + window.ring_rows]
-    counts: Panes = np.einsum("nrk,nr->nk", ring[:, :, 1:], covered(ring, as_of_ms, window.pane_ms, window.rows))
+    counts: Panes = np.einsum(
+        "nrk,nr->nk", ring[:, :, KIND_COLUMNS], covered(ring, as_of_ms, window.pane_ms, window.rows)
+    )
     return counts
+
+
+def window_values(panes: Panes, as_of_ms: Times, window: Window) -> tuple[Times, Times]:
+    """Of the events with a value in `window`: the sum of values in thousandths, and how many; int64 `[n]` each."""
+    ring = panes[:, window.first_row : window.first_row + window.ring_rows]
+    inside = covered(ring, as_of_ms, window.pane_ms, window.rows)
+    sums = np.ascontiguousarray(ring[:, :, _SUM:]).view(np.int64)[:, :, 0]
+    return (sums * inside).sum(axis=1), (ring[:, :, _VALUES] * inside).sum(axis=1, dtype=np.int64)
 
 
 def all_window_counts(panes: Panes, as_of_ms: Times) -> Panes:
     """Counts by kind in every window of `WINDOWS`, int32 `[n, len(WINDOWS), len(KINDS)]`."""
     in_window = covered(panes, as_of_ms, _PANE_MS, _ROWS)
     if len(panes) < _MANY:
-        counts: Panes = np.add.reduceat(panes[:, :, 1:] * in_window[:, :, None], _FIRST_ROWS, axis=1)
+        counts: Panes = np.add.reduceat(panes[:, :, KIND_COLUMNS] * in_window[:, :, None], _FIRST_ROWS, axis=1)
         return counts
     counts = np.empty((len(panes), len(WINDOWS), len(KINDS)), dtype=np.int32)
     for at, window in enumerate(WINDOWS):
         rows = slice(window.first_row, window.first_row + window.rows)
         # For 1,000 keys 0.2 ms; one sum over all panes, which fewer keys take, 0.6 ms.
-        np.einsum("nrk,nr->nk", panes[:, rows, 1:], in_window[:, rows], out=counts[:, at])
+        np.einsum("nrk,nr->nk", panes[:, rows, KIND_COLUMNS], in_window[:, rows], out=counts[:, at])
     return counts
 
 

@@ -11,10 +11,8 @@ basket may come, and each one that comes would be news to all of it.
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 
-from xxhash import xxh3_64_intdigest
-
+from tables.sketches import name_hash
 from tables.users import UserState, Visit, recent_items
 
 WINDOW_MS = 900_000
@@ -77,11 +75,5 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
 
 def _ranked(items: Collection[str], ts_ms: int) -> list[str]:
     salt = ts_ms * _SPREAD & _MASK
-    by_rank = {item_hash(item) ^ salt: item for item in items}
+    by_rank = {name_hash(item) ^ salt: item for item in items}
     return [by_rank[rank] for rank in sorted(by_rank)]
-
-
-@lru_cache(maxsize=1 << 17)
-def item_hash(item: str) -> int:
-    """64 bits that stand for an item."""
-    return xxh3_64_intdigest(item.encode())

@@ -17,8 +17,9 @@ from xxhash import xxh3_64_intdigest
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.counters import LONGS_BYTES, PANES_BYTES, Times, add
-from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, item_hash, sample
+from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, Times, add, check_blocks
+from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, sample
+from tables.sketches import name_hash, note
 
 VISITS_KEPT = 16
 """The latest visits kept an item with their neighbours: co-visits are counted among them, so they follow what users do
@@ -60,7 +61,16 @@ def _canonical(state: ItemState) -> bytes:
     return _encode(state)
 
 
-codec = Codec(new=ItemState, encode=_canonical, decode=msgspec.msgpack.Decoder(ItemState).decode)
+_decode = msgspec.msgpack.Decoder(ItemState).decode
+
+
+def _checked(raw: bytes) -> ItemState:
+    state = _decode(raw)
+    check_blocks(state.panes, state.longs)
+    return state
+
+
+codec = Codec(new=ItemState, encode=_canonical, decode=_checked)
 
 
 def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
@@ -76,6 +86,8 @@ def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
     if event.kind < 0:
         return True
     add(state.panes, state.longs, event.kind, event.ts_ms, event.value_milli)
+    if event.visitor and event.kind != _IMPRESSION:
+        note(state.longs, SKETCH_BYTE, event.visitor)
     if event.segment and event.kind != _IMPRESSION:
         _count_segment(state.segments, event.segment, event.ts_ms // _DAY_MS)
     return True
@@ -107,7 +119,7 @@ def covisit_counts(hashes: Sequence[bytes], recent: Sequence[Sequence[str]]) -> 
     held = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(-1, COVISITS_KEPT)
     wanted = np.full((len(recent), RECENT_ITEMS), _NOBODY, dtype=np.uint64)
     for row, items in enumerate(recent):
-        wanted[row, : len(items)] = [item_hash(item) for item in items]
+        wanted[row, : len(items)] = [name_hash(item) for item in items]
     counts: Times = np.zeros(len(recent), dtype=np.int64)
     for column in wanted.T:
         counts += np.count_nonzero(held == column[:, None], axis=1)
@@ -141,7 +153,7 @@ def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
 
 
 def _hashed(neighbours: list[str]) -> "array[int]":
-    hashes = array("Q", map(item_hash, neighbours))
+    hashes = array("Q", map(name_hash, neighbours))
     hashes.extend(_ZEROS[len(hashes) :])
     return hashes
 

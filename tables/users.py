@@ -21,7 +21,8 @@ from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
-from tables.counters import LONGS_BYTES, PANES_BYTES, add
+from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
+from tables.sketches import name_hash, note
 
 SEEN_KEPT = 64
 """Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
@@ -163,7 +164,16 @@ def _touches(visits: list[Visit]) -> dict[str, list[int]]:
     return found
 
 
-codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(UserState).decode)
+_decode = msgspec.msgpack.Decoder(UserState).decode
+
+
+def _checked(raw: bytes) -> UserState:
+    state = _decode(raw)
+    check_blocks(state.panes, state.longs)
+    return state
+
+
+codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=_checked)
 
 
 def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:
@@ -194,6 +204,7 @@ def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> 
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms)
     elif event.item is not None:
+        note(state.longs, SKETCH_BYTE, name_hash(event.item))
         _remember_visit(state, event.item, kind, ts_ms)
 
 

@@ -28,7 +28,7 @@ class ItemEvent(Struct, array_like=True, gc=False):
     source_offset: int
     segment: str
     visitor: int = 0
-    """Hash of the user: with the event's time, the visit that `neighbours` are told of."""
+    """Hash of the user, 0 where it was only shown: with the event's time, the visit that `neighbours` are told of."""
     neighbours: list[str] = []
     """Items that the user was with at about that time: as many as can be told by now, or more (`tables.covisits`)."""
     label: int = NO_EXAMPLE

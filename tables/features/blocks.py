@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from persona_stream.vocabulary.events import KINDS
 from tables.counters import (
+    SKETCH,
     SPANS,
     TOTALS,
     WINDOWS,
@@ -40,6 +41,7 @@ Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Selection = NDArray[np.bool_]
 """Kinds that are counted together, bool `[len(KINDS)]`."""
+Sketches = NDArray[np.uint8]
 _VISIT_BYTES = 24
 _NEVER_MS = np.iinfo(np.int64).max
 
@@ -72,6 +74,11 @@ class CounterBlock:
         counts[:, :-kinds] = all_window_counts(self.panes, self.as_of_ms).reshape(n, len(WINDOWS) * kinds)
         counts[:, -kinds:] = self.longs[:, TOTALS:]
         return counts.T
+
+    @property
+    def sketches(self) -> Sketches:
+        """Of the different items of users, or users of items: uint8 `[n, REGISTERS]`."""
+        return np.ascontiguousarray(self.longs[:, SKETCH:TOTALS]).view(np.uint8)
 
     def in_span(self, name: str) -> Numbers:
         """Events in a window of `SPANS`, by kind: float64 `[n, kinds]`."""

@@ -36,6 +36,7 @@ from tables.features import (
     request_kinds,
     similarity_kinds,
     user_kinds,
+    value_kinds,
     within_list_kinds,
 )
 from tables.features.kind import Kind
@@ -47,6 +48,7 @@ SHIPPED = "shipped.toml"
 _MODULES = (
     counter_kinds,
     decayed_kinds,
+    value_kinds,
     user_kinds,
     pair_kinds,
     list_kinds,

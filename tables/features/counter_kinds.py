@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from persona_stream.vocabulary.events import KINDS
-from tables.counters import FIRST_TS, LAST_TS, SPANS, VALUE_COUNT, VALUE_MILLI, WINDOW_INDEX, WINDOWS
+from tables.counters import FIRST_TS, LAST_TS, SPANS, WINDOW_INDEX, WINDOWS
 from tables.features.blocks import CounterBlock, Numbers, selection
 from tables.features.kind import (
     COUNT_EDGES,
@@ -22,6 +22,7 @@ from tables.features.kind import (
     log_hours_since,
     spread,
 )
+from tables.sketches import estimates
 
 _SIZE_MS = {name: window.size_ms for name, window in SPANS.items()}
 
@@ -201,29 +202,25 @@ class Age(Counted, frozen=True, kw_only=True):
         return lambda block: _repeated(log_hours_since(block.longs[:, FIRST_TS], block.as_of_ms), declared)
 
 
-class MeanValue(Counted, frozen=True, kw_only=True):
-    """log1p of the mean `value` of the events that had one other than 0; a mean below 0 counts as 0.
+class DistinctCount(Counted, frozen=True, kw_only=True):
+    """log1p of about how many different users ever had to do with an item, or items with a user; being shown is not
+    counted. A sketch tells, to 6.5 % (one standard deviation), and closely while there are few.
 
-    >>> told('value = {kind = "mean_value"}',
-    ...      [("u1", "purchase", "i1", 0, 3.0), ("u1", "purchase", "i1", 1, 5.0)], "u1", ["i1", "i2"])
-    value    1.6094 0
+    >>> told('users = {kind = "distinct_count"}', [("u1", "view", "i1", 0), ("u2", "view", "i1", 1),
+    ...      ("u2", "click", "i1", 2)], "u1", ["i1", "i2"])
+    users    1.1012 0
     """
 
-    kind: ClassVar[str] = "mean_value"
+    kind: ClassVar[str] = "distinct_count"
 
     def usual_edges(self) -> tuple[float, ...]:
         """As counts are cut."""
         return COUNT_EDGES
 
     @classmethod
-    def compile(cls, declared: Sequence["MeanValue"]) -> Evaluate:
+    def compile(cls, declared: Sequence["DistinctCount"]) -> Evaluate:
         """The same for all."""
-
-        def evaluate(block: CounterBlock) -> Numbers:
-            values = block.longs[:, VALUE_MILLI] / (1000 * np.maximum(block.longs[:, VALUE_COUNT], 1))
-            return _repeated(np.log1p(np.maximum(values, 0)), declared)
-
-        return evaluate
+        return lambda block: _repeated(np.log1p(estimates(block.sketches)), declared)
 
 
 class Covisits(Kind, frozen=True, kw_only=True):

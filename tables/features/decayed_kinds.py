@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tables.counters import WINDOWS, Window, covered
+from tables.counters import KIND_COLUMNS, WINDOWS, Window, covered
 from tables.features.blocks import CounterBlock, Numbers, selection
 from tables.features.counter_kinds import Counted
 from tables.features.kind import COUNT_EDGES, Duration, Evaluate, EventKind, duration_ms, spread
@@ -61,6 +61,6 @@ def _decayed(
     worth = covered(ring, block.as_of_ms, window.pane_ms, window.rows) * np.exp(age_ms * -decay)
     total: Numbers = np.zeros(len(ring))
     # Pane by pane: a sum along the ring would round otherwise for another number of keys.
-    for events, each in zip((ring[:, :, 1:] @ kinds).T, worth.T, strict=True):
+    for events, each in zip((ring[:, :, KIND_COLUMNS] @ kinds).T, worth.T, strict=True):
         total += events * each
     return total

@@ -72,13 +72,18 @@ def _by_name(world: World, asked: Asked, params: Params, measure: str, parameter
 
 
 def _counts(world: World, asked: Asked, params: Params, kinds: Sequence[str], window: str | None) -> list[float]:
-    start_ms, end_ms = 0, 1 << 60
-    if window:
-        size_ms, pane_ms = WINDOWS[window]
-        end_ms = (asked.as_of_ms // pane_ms + 1) * pane_ms
-        start_ms = end_ms - size_ms
     measure = "count(*) FILTER (ts_ms >= ? AND ts_ms < ? AND list_contains(?, kind))"
-    return [count or 0 for count in _by_name(world, asked, params, measure, [start_ms, end_ms, list(kinds)])]
+    span = [*_span(asked, window), list(kinds)]
+    return [count or 0 for count in _by_name(world, asked, params, measure, span)]
+
+
+def _span(asked: Asked, window: str | None) -> list[Any]:
+    """Start and end of a window, or of all time."""
+    if window is None:
+        return [0, 1 << 60]
+    size_ms, pane_ms = WINDOWS[window]
+    end_ms = (asked.as_of_ms // pane_ms + 1) * pane_ms
+    return [end_ms - size_ms, end_ms]
 
 
 def window_count(world: World, asked: Asked, params: Params) -> Columns:
@@ -129,8 +134,15 @@ def _since(asked: Asked, times_ms: Sequence[int | None]) -> list[float]:
 
 
 def mean_value(world: World, asked: Asked, params: Params) -> Columns:
-    means = _by_name(world, asked, params, "avg(value) FILTER (value <> 0)", [])
+    span = _span(asked, params.get("window"))
+    means = _by_name(world, asked, params, "avg(value) FILTER (value <> 0 AND ts_ms >= ? AND ts_ms < ?)", span)
     return [[math.log1p(max(mean or 0.0, 0.0)) for mean in means]]
+
+
+def value_sum(world: World, asked: Asked, params: Params) -> Columns:
+    span = _span(asked, params.get("window"))
+    sums = _by_name(world, asked, params, "sum(value) FILTER (ts_ms >= ? AND ts_ms < ?)", span)
+    return [[math.log1p(max(total or 0.0, 0.0)) for total in sums]]
 
 
 def sessions(world: World, user: str) -> list[Session]:

@@ -99,6 +99,20 @@ def _lists_within(world: World, asked: Asked, params: Params) -> list[list[str]]
     return [shown for ts_ms, _, shown in world.lists(asked.user) if asked.as_of_ms - ts_ms < within_ms]
 
 
+def distinct_count(world: World, asked: Asked, params: Params) -> Columns:
+    if params.get("scope", "item") == "item":
+        told = [world.visitors.get(item, set()) for item in asked.items]
+    else:
+        told = [{item for _, item, _ in world.visits_by_user.get(asked.user, [])}] * len(asked.items)
+    return [[math.log1p(_estimate(names)) for names in told]]
+
+
+def _estimate(names: set[str]) -> float:
+    """Linear counting of the few that there are here: by how many of 256 bins are hit."""
+    hit = {xxh3_64_intdigest(name.encode()) % 256 for name in names}
+    return 256 * math.log(256 / (256 - len(hit)))
+
+
 def covisits(world: World, asked: Asked, params: Params) -> Columns:
     latest = list(dict.fromkeys(item for _, item, _ in reversed(world.visits(asked.user))))[:LATEST_ITEMS]
     counts = []

@@ -2,11 +2,15 @@
 
 from typing import get_args
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persona_stream.vocabulary.errors import RecoveryError
 from persona_stream.vocabulary.events import KINDS
+from tables import items, users
 from tables.counters import (
     FIRST_TS,
     LAST_TS,
@@ -22,6 +26,7 @@ from tables.counters import (
     stack_longs,
     stack_panes,
     window_counts,
+    window_values,
 )
 from tables.features.kind import WindowName
 
@@ -61,6 +66,24 @@ def test_a_window_counts_the_events_in_its_half_open_aligned_range(events: list[
     for window in SPANS.values():
         found = window_counts(stack_panes([panes]), np.array([as_of_ms]), window)
         assert found[0].tolist() == _oracle(events, window, as_of_ms), window.name
+
+
+@given(EVENTS, st.integers(0, 8 * DAY_MS))
+def test_a_window_sums_the_values_in_it(events: list[Counted], later_ms: int) -> None:
+    as_of_ms = max((ts_ms for _, ts_ms, _ in events), default=T0_MS) + later_ms
+    panes, _ = _blocks(events)
+    for window in SPANS.values():
+        end_ms = (as_of_ms // window.pane_ms + 1) * window.pane_ms
+        values = [value for _, ts_ms, value in events if end_ms - window.size_ms <= ts_ms < end_ms and value]
+        sums, counts = window_values(stack_panes([panes]), np.array([as_of_ms]), window)
+        assert (sums.tolist(), counts.tolist()) == ([sum(values)], [len(values)]), window.name
+
+
+def test_counters_of_another_version_are_refused() -> None:
+    raw = msgspec.msgpack.encode([5, bytes(80), bytes(756)])
+    for codec in (users.codec, items.codec):
+        with pytest.raises(RecoveryError, match="another version wrote it"):
+            codec.decode(raw if codec is users.codec else msgspec.msgpack.encode([{}, bytes(80), bytes(756)]))
 
 
 @given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
