@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from persona_stream.explain.again import Again
 from persona_stream.explain.past import Past
 from persona_stream.serving.candidates import MAX_CANDIDATES
 from persona_stream.vocabulary.messages import Decision
+from tables.counters import Floats
 
 TOLERANCE = 2e-6
 """Relative. Scores are logged with six digits, and another processor may round the last bit of a float32 otherwise."""
@@ -131,4 +133,9 @@ def scores_today(again: Again) -> dict[str, float]:
 
 def is_close(then: float, now: float) -> bool:
     """Whether two numbers are the same but for rounding; two that are missing are."""
-    return bool(np.isclose(then, now, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
+    return bool(are_close(then, now))
+
+
+def are_close(then: float | Floats, now: float | Floats) -> NDArray[np.bool_]:
+    """`is_close` of each pair of two arrays."""
+    return np.isclose(then, now, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from models.topic_reader import bounds
-from persona_stream.kafka.generations import read_history
+from persona_stream.kafka.generations import Built, read_history
 from persona_stream.serving.views import rfc3339
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.messages import Decision
+from persona_stream.vocabulary.messages import Decision, Positions
 from persona_stream.vocabulary.topics import Topics
 
 Ends = Mapping[int, int]
@@ -37,13 +37,19 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
     state = decision.state
     if state is None:
         return await _at_time(settings, decision.ts_ms)
+    cut = cut_told(decision, state)
+    if state.generations:
+        cut.notes.extend(of_generations((await read_history(settings)).built(), state.generations))
+    return cut
+
+
+def cut_told(decision: Decision, state: Positions) -> Cut:
+    """Where the decision itself says."""
     notes = [
         f"the server was reading a change of {place}: some of its keys may have been newer than was noted"
         for place in state.unsettled
         if place.startswith(_UNCOUNTED)
     ]
-    if state.generations:
-        notes += await _of_generations(settings, state.generations)
     return Cut(
         users=_after(state.users),
         items=_after(state.items),
@@ -55,9 +61,11 @@ async def cut_of(settings: Settings, decision: Decision) -> Cut:
     )
 
 
-async def _of_generations(settings: Settings, generations: Mapping[str, int]) -> list[str]:
-    """What generations hold that a fold of the log by today's settings does not give."""
-    built = (await read_history(settings)).built()
+def of_generations(built: Mapping[int, Built], generations: Mapping[str, int]) -> list[str]:
+    """What generations of tables hold that a fold of the log by today's settings does not give.
+
+    `built`: generations that are there, by number.
+    """
     notes = []
     for table, number in generations.items():
         made = built.get(number)

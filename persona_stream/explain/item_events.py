@@ -165,8 +165,10 @@ class _Fold:
                 end = self._cut.items.get(partition, 0)
                 for record in records:
                     reached[partition].note(record.value, is_before=record.offset < end)
-        for made in reached.values():
-            made.complete(self._cut.users)
+        for partition, made in reached.items():
+            # Before the first item event none had come, however far users were.
+            if self._cut.items.get(partition):
+                made.complete(self._cut.users)
         gone = [p for p, bound in bounds_now.items() if bound.first > self._cut.items.get(p, 0) > 0]
         if gone:
             self._notes.append(
