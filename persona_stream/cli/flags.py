@@ -117,5 +117,17 @@ class MirrorFlags(TopicFlags):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class SkewFlags(Flags):
+    """Where the system is, by which features, and where a job answers."""
+
+    features: Annotated[
+        Path | None, _flag("The catalogue of features, as PERSONA_FEATURES names one. [the shipped one]")
+    ] = None
+    http_host: Annotated[str | None, _flag("Address to listen on; 0.0.0.0 for all. [127.0.0.1]")] = None
+    skew_port: Annotated[int | None, _flag("With --every: port of its own probes and /metrics; 0: none. [0]")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class AllFlags(ServeFlags, WorkerFlags, MirrorFlags):
     """Every flag: for commands that start or show the whole system."""

@@ -1,12 +1,12 @@
 """Commands for operators: proof, repair and questions."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from persona_stream.cli.flags import AllFlags, Flags, TopicFlags, WorkerFlags
-from persona_stream.cli.root import NO_ALL, NO_FLAGS, NO_TOPIC, NO_WORKER, OPERATE, app, epoch_ms
+from persona_stream.cli.flags import AllFlags, Flags, SkewFlags, TopicFlags, WorkerFlags
+from persona_stream.cli.root import NO_ALL, NO_FLAGS, NO_SKEW, NO_TOPIC, NO_WORKER, OPERATE, app, epoch_ms
 
 if TYPE_CHECKING:
     from persona_stream.cli.dlq import Wanted
@@ -131,6 +131,34 @@ def explain(
     from persona_stream.cli.explain_command import run_explain
 
     return run_explain(flags.load(), decision_id, user=user, as_json=as_json)
+
+
+@app.command(group=OPERATE, sort_key=7)
+def skew(
+    *,
+    sample: Annotated[int, Parameter(help="How many decisions, chosen by the hash of their ids.")] = 100,
+    since: Annotated[
+        timedelta | None, Parameter(help="Of those logged within this time, such as 1h. [see --last]")
+    ] = None,
+    last: Annotated[int | None, Parameter(help="Of this many that were logged last. [10000]")] = None,
+    seed: Annotated[int, Parameter(help="Another one gives another sample; the same one, the same.")] = 1,
+    every: Annotated[
+        timedelta | None, Parameter(help="As a job: again and again, such as every 10m, until SIGTERM.")
+    ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="Everything, for a program.")] = False,
+    flags: SkewFlags = NO_SKEW,
+) -> int:
+    """Compare logged features with those that the log gives today; exits with 1 if any differ.
+
+    Train/serve skew: a model is trained on numbers that serving would not
+    compute. Restores the state that a sample of decisions was made on, in one
+    pass over the log, and names each feature that comes out otherwise, the
+    worst first. With --every, each round looks at what was logged since the
+    one before, or within --since, and /metrics tells (PERSONA_SKEW_PORT).
+    """
+    from persona_stream.cli.skew_command import SkewOptions, run_skew
+
+    return run_skew(flags.load(), SkewOptions(sample, since, last, seed, every, as_json))
 
 
 @dlq.command(name="list")

@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 
 from cyclopts import App, Group, Parameter
 
-from persona_stream.cli.flags import AllFlags, FeatureFlags, Flags, MirrorFlags, ServeFlags, TopicFlags, WorkerFlags
+from persona_stream.cli.flags import (
+    AllFlags,
+    FeatureFlags,
+    Flags,
+    MirrorFlags,
+    ServeFlags,
+    SkewFlags,
+    TopicFlags,
+    WorkerFlags,
+)
 
 RUN = Group("Run", sort_key=1)
 DATA = Group("Data and models", sort_key=2)
@@ -12,7 +21,7 @@ OPERATE = Group("Operate", sort_key=3)
 
 # No flag given.
 NO_FLAGS, NO_TOPIC, NO_SERVE, NO_WORKER, NO_MIRROR = Flags(), TopicFlags(), ServeFlags(), WorkerFlags(), MirrorFlags()
-NO_ALL, NO_FEATURES = AllFlags(), FeatureFlags()
+NO_ALL, NO_FEATURES, NO_SKEW = AllFlags(), FeatureFlags(), SkewFlags()
 
 
 def epoch_ms(moment: datetime | None) -> int | None:

@@ -69,6 +69,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The worker's own `/livez`, `/readyz` and `/metrics`; 0: not served."""
     mirror_port: Port = 0
     """The mirror's own `/livez`, `/readyz` and `/metrics`; 0: not served."""
+    skew_port: Port = 0
+    """The `/livez`, `/healthz` and `/metrics` of a skew check that runs as a job; 0: not served."""
     worker_id: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{0,200}$")] = ""
     """A name that only this worker has, and keeps: restarted within seconds it has its partitions again at once, while
     others wait for it (Kafka's static membership). Empty: no name."""

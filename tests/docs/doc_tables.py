@@ -15,6 +15,7 @@ from persona_stream.mirror import mirror_metrics
 from persona_stream.serving import http_metrics
 from persona_stream.serving.problem import PROBLEMS
 from persona_stream.serving.state import ServerState
+from persona_stream.skew import skew_metrics
 from persona_stream.vocabulary import metrics
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import topic_specs
@@ -69,6 +70,7 @@ def metric_rows() -> Iterator[Iterable[str]]:
     yield from heading("metric", "of", "labels", "meaning")
     yield from module_metrics("worker", metrics)
     yield from module_metrics("mirror", mirror_metrics)
+    yield from module_metrics("skew check", skew_metrics)
     yield from module_metrics("server", http_metrics)
     registry = CollectorRegistry()
     registry.register(http_metrics.ReplicaMetrics(ServerState(Settings.load({"kafka": "127.0.0.1:9"}, env={}))))

@@ -138,6 +138,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_REDIS_URL": settings.redis_url,
         "PERSONA_REDIS_TTL_MS": str(settings.redis_ttl_ms),
         "PERSONA_MIRROR_PORT": str(settings.mirror_port),
+        "PERSONA_SKEW_PORT": str(settings.skew_port),
     }
 
 
