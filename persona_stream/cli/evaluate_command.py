@@ -1,41 +1,40 @@
-"""`persona-stream evaluate`: how well the whole system would have ordered the lists of a log, asked as it went.
+"""`persona-stream evaluate`: how well the whole system would have served the users of a log, asked as it went.
 
 A system of its own is started: broker, worker, server. The first part of the time streams in, a ranker is trained on
-the examples that the stream made of it, and goes live. Then the rest streams in, and just before each list that
-something was chosen from, the server is asked to order it.
+the examples that were made of it, and goes live. Then the rest streams in, and just before each list that something was
+chosen from, the server is asked to order it; of a log without lists, to recommend something as each session begins.
 """
 
 import asyncio
 import gzip
 import os
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from models.registry import Registry
 from models.train import fit_ranker, read_examples
 from persona_stream.cli.console import err, out, print_table
 from persona_stream.cli.embedded import cache_folder
+from persona_stream.cli.evaluated import Asked, EvaluationError, Lists, Sessions
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.publish import KINDS, publish_lines
 from persona_stream.cli.running import server_url
 from persona_stream.cli.signals import run_until_terminated
 from persona_stream.cli.stream_progress import until_applied
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs
-from persona_stream.cli.train_command import publish_ranker
+from persona_stream.cli.train_command import backfill_sessions, publish_ranker
 from persona_stream.cli.up import notify, system
 from persona_stream.kafka.writer import BatchWriter, Record
-from persona_stream.past_lists import RULES, Numbers, PastList, measure, past_lists, shuffled
+from persona_stream.past_lists import shuffled
 from persona_stream.rebuild.snapshot import covers, end_offsets, read_snapshot
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.errors import ConfigError, EventError, PersonaError
+from persona_stream.vocabulary.errors import ConfigError, EventError
 from persona_stream.vocabulary.events import Event, parse_event
 from persona_stream.vocabulary.topics import Topics
 from tables.features.plan import feature_set
@@ -46,6 +45,7 @@ DEADLINE_MS = 5_000
 WITHIN_S = 120.0
 LOOK_S = 0.001
 BAD_SHOWN = 5
+WAYS: dict[str, type[Lists] | type[Sessions]] = {"lists": Lists, "sessions": Sessions}
 
 
 class EvaluateOptions(Struct, frozen=True, kw_only=True):
@@ -56,6 +56,8 @@ class EvaluateOptions(Struct, frozen=True, kw_only=True):
     profiles: Path | None
     train_share: float
     """Of the log's time."""
+    by: Literal["lists", "sessions"] | None
+    """What is asked about; None: lists, or sessions where the log has no lists."""
     shuffle: bool
     """Whether lists are put in a random order first."""
     seed: int
@@ -68,25 +70,10 @@ class LoggedEvent(Struct):
     raw: bytes
 
 
-class EvaluationError(PersonaError):
-    """The system under evaluation did not do what it should."""
-
-    code = "evaluate"
-
-
 def run_evaluate(settings: Settings, options: EvaluateOptions) -> int:
     """Evaluate, print, and return the exit code. Raises ConfigError where the log can't be judged."""
     log = _read_log(options)
-    lists = past_lists([one.event for one in log], settings.attribution_window_ms)
-    first_ms, last_ms = int(log[0].event.ts), int(log[-1].event.ts)
-    cut_ms = first_ms + options.train_share * (last_ms - first_ms)
-    later = [one for one in lists if one.ts_ms >= cut_ms]
-    if not later or len(later) == len(lists):
-        raise ConfigError(
-            f"{options.events} has {len(lists) - len(later)} lists with an outcome before the cut and {len(later)}"
-            " after it; both are needed.",
-            hint="Lists are `impression` events with `items`; outcomes are clicks, carts, purchases, good ratings.",
-        )
+    asked = _questions(settings, options, log)
     # The broker's jars are those of the home that is there, not of the one that is made for this.
     os.environ.setdefault("PERSONA_CACHE", str(cache_folder(settings.home).absolute()))
     with TemporaryDirectory(prefix="persona-evaluate-") as folder:
@@ -94,17 +81,33 @@ def run_evaluate(settings: Settings, options: EvaluateOptions) -> int:
             settings, home=Path(folder), kafka="", redis_url="", audit_every_ms=0, deadline_ms=DEADLINE_MS
         )
         with system(own) as kafka:
-            return run_until_terminated(_evaluate(kafka, options, log, lists, later))
+            return run_until_terminated(_evaluate(kafka, options, log, asked))
 
 
-async def _evaluate(
-    kafka: Kafka, options: EvaluateOptions, log: Sequence[LoggedEvent], lists: Sequence[PastList], later: list[PastList]
-) -> None:
+def _questions(settings: Settings, options: EvaluateOptions, log: Sequence[LoggedEvent]) -> Asked[Any]:
+    """What is asked about the later part of the log."""
+    events = [one.event for one in log]
+    first_ms, last_ms = int(log[0].event.ts), int(log[-1].event.ts)
+    cut_ms = first_ms + options.train_share * (last_ms - first_ms)
+    ways = WAYS.values() if options.by is None else [WAYS[options.by]]
+    tried = [way(events, settings) for way in ways]
+    for asked in tried:
+        if asked.split(cut_ms):
+            return asked
+    told = " and ".join(f"{one.left_out} {one.what} before the cut and {len(one.questions)} after it" for one in tried)
+    raise ConfigError(
+        f"{options.events} has {told}, counting those with an outcome; there must be some on both sides.",
+        hint="Lists are `impression` events with `items`; outcomes are clicks, carts, purchases, good ratings. Sessions"
+        " count once their user has been with a few items.",
+    )
+
+
+async def _evaluate(kafka: Kafka, options: EvaluateOptions, log: Sequence[LoggedEvent], asked: Asked[Any]) -> None:
     err.print("starting the worker and the server ...")
     async with Supervisor(kafka, child_specs(kafka.settings), notify=notify) as supervisor:
         settings = supervisor.settings
         failing = asyncio.create_task(supervisor.run())
-        judging = asyncio.create_task(_judge(settings, options, log, lists, later))
+        judging = asyncio.create_task(_judge(settings, options, log, asked))
         await asyncio.wait([failing, judging], return_when=asyncio.FIRST_COMPLETED)
         if failing.done():
             judging.cancel()
@@ -113,13 +116,8 @@ async def _evaluate(
         judging.result()
 
 
-async def _judge(
-    settings: Settings,
-    options: EvaluateOptions,
-    log: Sequence[LoggedEvent],
-    lists: Sequence[PastList],
-    later: list[PastList],
-) -> None:
+async def _judge(settings: Settings, options: EvaluateOptions, log: Sequence[LoggedEvent], asked: Asked[Any]) -> None:
+    """Stream, train, ask and report."""
     writer = BatchWriter(settings, client_id="evaluate")
     await writer.start()
     try:
@@ -129,18 +127,17 @@ async def _judge(
                 await publish_lines(_lines(path), writer, topic, kind=KINDS[kind])
         await until_applied(settings)
         stream = _Stream(settings, writer, log)
-        await stream.publish_until(later[0].at)
-        model = await _train(settings, options)
+        await stream.publish_until(asked.questions[0].at)
+        model = await _train(settings, options, asked)
         async with aiohttp.ClientSession(server_url(settings)) as session:
             await _until_served(session, model, log[0].event.user)
-            answers = _Answers()
             with progress_bar("asking") as on_progress:
-                for number, one in enumerate(later):
+                for number, one in enumerate(asked.questions, start=1):
                     await stream.publish_until(one.at)
                     await stream.until_known(session)
-                    await answers.ask(session, one)
-                    on_progress(number + 1, len(later))
-        _report(options, len(lists) - len(later), later, answers, model)
+                    await asked.ask(session, one)
+                    on_progress(number, len(asked.questions))
+        _report(options, asked, model)
     finally:
         await writer.stop()
 
@@ -175,40 +172,26 @@ class _Stream:
             await asyncio.sleep(LOOK_S)
 
 
-class _Answers:
-    """What the server said."""
-
-    def __init__(self) -> None:
-        self.scores: list[Numbers] = []
-        self.fallbacks: dict[str, int] = {}
-
-    async def ask(self, session: aiohttp.ClientSession, one: PastList) -> None:
-        """Ask for a list as a frontend would have."""
-        body = {"user": one.user, "items": one.items, "slot": one.slot, "context": one.context, "k": len(one.items)}
-        async with session.post("/v1/rank", json=body) as response:
-            answer: dict[str, Any] = await response.json(content_type=None)
-            if response.status != HTTPStatus.OK:
-                raise EvaluationError(f"/v1/rank answered {response.status}: {answer}.")
-        place = {ranked["item"]: ranked["rank"] for ranked in answer["items"]}
-        self.scores.append(-np.array([place[item] for item in one.items], dtype=np.float64))
-        if answer["fallback"] is not None:
-            self.fallbacks[answer["fallback"]] = self.fallbacks.get(answer["fallback"], 0) + 1
-
-
-async def _train(settings: Settings, options: EvaluateOptions) -> str:
+async def _train(settings: Settings, options: EvaluateOptions, asked: Asked[Any]) -> str:
     """Train on what the stream made of the first part, and serve it; returns the model's name and version."""
     await until_applied(settings)
+    await _until_lists_are_known(settings)
+    if asked.origins == Sessions.origins:
+        await backfill_sessions(settings)
+    examples = await read_examples(settings, origins=asked.origins)
+    trained = await asyncio.to_thread(fit_ranker, examples, feature_set(settings), seed=options.seed)
+    version = await publish_ranker(settings, MODEL, trained)
+    await Registry(settings).promote(MODEL, version)
+    return f"{MODEL}/{version}"
+
+
+async def _until_lists_are_known(settings: Settings) -> None:
     topics = Topics(settings.namespace)
     # Lists come in over a topic of their own: all of it must be in their table, and what it gave rise to in Kafka.
     ends = await end_offsets(settings, topics.shown)
     covered = covers(ends)
     if not covered(await read_snapshot(settings, topics.changelog("impressions"), covered)):
         raise EvaluationError("the worker does not get on with the lists shown.", hint="See the logs in its home.")
-    examples = await read_examples(settings, origins={"impression", "online"})
-    trained = await asyncio.to_thread(fit_ranker, examples, feature_set(settings), seed=options.seed)
-    version = await publish_ranker(settings, MODEL, trained)
-    await Registry(settings).promote(MODEL, version)
-    return f"{MODEL}/{version}"
 
 
 async def _until_served(session: aiohttp.ClientSession, model: str, user: str) -> None:
@@ -222,23 +205,19 @@ async def _until_served(session: aiohttp.ClientSession, model: str, user: str) -
         await asyncio.sleep(LOOK_S)
 
 
-def _report(
-    options: EvaluateOptions, trained_on: int, later: Sequence[PastList], answers: _Answers, model: str
-) -> None:
-    order = "in a random order" if options.shuffle else "in the order displayed"
+def _report(options: EvaluateOptions, asked: Asked[Any], model: str) -> None:
+    order = ", in a random order" if options.shuffle else ", in the order displayed" if asked.what == "lists" else ""
     out.print(
-        f"{options.events.name}: trained on {trained_on:,} lists of the first {options.train_share:.0%} of time; the"
-        f" {len(later):,} of the rest asked through /v1/rank, {order}."
+        f"{options.events.name}: trained on {asked.left_out:,} {asked.what} of the first {options.train_share:.0%} of"
+        f" time; the {len(asked.questions):,} of the rest asked through {asked.route}{order}."
     )
-    ways = {model: answers.scores} | {rule: [one.by_rule[rule] for one in later] for rule in RULES}
     rows = []
-    for name, scores in ways.items():
-        found = measure(later, scores, seed=options.seed)
+    for name, found in asked.measured(model, options.seed).items():
         numbers = (found.ndcg.mean, found.ndcg.low, found.ndcg.high, found.hit_rate.mean)
         rows.append([name, *(f"{number:.3f}" for number in numbers)])
     print_table(["", "NDCG@10", "from", "to (95 %)", "HR@10"], rows)
-    if answers.fallbacks:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(answers.fallbacks.items()))
+    if asked.fallbacks:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(asked.fallbacks.items()))
         out.print(f"answers that were fallbacks: {told}")
 
 

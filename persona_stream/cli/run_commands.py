@@ -163,20 +163,27 @@ def evaluate(
     items: Annotated[Path | None, Parameter(help="The catalogue: JSON lines of items.")] = None,
     profiles: Annotated[Path | None, Parameter(help="JSON lines of profiles.")] = None,
     train_share: Annotated[float, Parameter(help="Train on this share of the log's time, ask for the rest.")] = 0.6,
+    by: Annotated[
+        Literal["lists", "sessions"] | None,
+        Parameter(
+            help="Judge lists shown, or recommendations as sessions begin. By default sessions if there are no lists."
+        ),
+    ] = None,
     shuffle: Annotated[bool, Parameter(help="Put lists in a random order first: nothing is learned from it.")] = False,
     seed: Annotated[int, Parameter(help="The same log and seed give the same model and intervals.")] = 1,
     flags: Flags = NO_FLAGS,
 ) -> int:
-    """Stream a log of lists shown and chosen from through a system of its own, and judge its answers.
+    """Stream a log through a system of its own, and judge its answers by what users then chose.
 
-    The first part of the time is trained on, as the stream makes examples of
-    it; for the rest, the server is asked to order each list just before it was
-    shown. Simple rules stand beside it, all with bootstrap intervals.
+    The first part of the time is trained on; for the rest, the server is asked
+    to order each list just before it was shown or, of a log without lists, to
+    recommend something as each session begins. Simple rules stand beside it, all
+    with bootstrap intervals.
     """
     from persona_stream.cli.evaluate_command import EvaluateOptions, run_evaluate
 
     options = EvaluateOptions(
-        events=events, items=items, profiles=profiles, train_share=train_share, shuffle=shuffle, seed=seed
+        events=events, items=items, profiles=profiles, train_share=train_share, by=by, shuffle=shuffle, seed=seed
     )
     return run_evaluate(flags.load(), options)
 
