@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from persona_stream.cli.console import err, print_table, utc
-from persona_stream.cli.lines import InputError, LineFile, open_lines, stdin_file
+from persona_stream.cli.lines import stdin_file
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.publish import CHUNK_LINES, EVENTS, ITEMS, PROFILES, Kind, PublishReport, checked
 from persona_stream.cli.rejects import print_rejects
+from persona_stream.history.text_files import InputError, LineFile, open_lines
 from persona_stream.in_process import InProcess
 from persona_stream.serving.questions import Question
 from persona_stream.stream.slices import LogRecord

@@ -1,46 +1,16 @@
-"""Where lines come from: a file, a gzip file, or standard input, each with what a progress bar needs."""
+"""Where lines come from beside files: standard input, as a file or as a pipe."""
 
 import asyncio
-import gzip
 import os
 import stat
 import sys
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from msgspec import Struct
-
-from persona_stream.vocabulary.errors import PersonaError
+from persona_stream.history.text_files import LineFile, line_file
 
 _READ_BYTES = 1 << 20
-
-
-class InputError(PersonaError):
-    """The file to publish can't be read."""
-
-    code = "bad-input"
-
-
-class LineFile(Struct, frozen=True):
-    """An open file of lines. `position_bytes` and `size_bytes` (0: unknown) count what is on disk."""
-
-    lines: Iterator[bytes]
-    size_bytes: int
-    position_bytes: Callable[[], int]
-
-
-@contextmanager
-def open_lines(path: Path) -> Iterator[LineFile]:
-    """Open `path`, a gzip file if its name ends in .gz. Raises InputError."""
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.") from None
-    with raw:
-        yield _line_file(raw, path)
 
 
 def is_stream(source: BinaryIO) -> bool:
@@ -54,7 +24,7 @@ def is_stream(source: BinaryIO) -> bool:
 
 def stdin_file() -> LineFile:
     """Standard input redirected from a file (`< FILE`), or a terminal (ends with Ctrl-D)."""
-    return _line_file(cast(BinaryIO, sys.stdin.buffer), Path("standard input"))
+    return line_file(cast(BinaryIO, sys.stdin.buffer), Path("standard input"))
 
 
 async def stream_chunks(source: BinaryIO) -> AsyncIterator[list[bytes]]:
@@ -74,15 +44,3 @@ async def stream_chunks(source: BinaryIO) -> AsyncIterator[list[bytes]]:
         transport.close()
     if rest:
         yield [rest]
-
-
-def _line_file(raw: BinaryIO, path: Path) -> LineFile:
-    lines = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-    return LineFile(_readable(lines, path), os.fstat(raw.fileno()).st_size, raw.tell)
-
-
-def _readable(lines: BinaryIO, path: Path) -> Iterator[bytes]:
-    try:
-        yield from lines
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} can't be read to its end: {error}.") from None

@@ -21,10 +21,11 @@ from rich.progress import (
 
 from persona_stream.cli.cluster import require_topic
 from persona_stream.cli.console import err, out, quiet_libraries
-from persona_stream.cli.lines import InputError, LineFile, is_stream, open_lines, stdin_file, stream_chunks
+from persona_stream.cli.lines import is_stream, stdin_file, stream_chunks
 from persona_stream.cli.publish import Kind, Publisher, PublishReport, Reject, publish_lines
 from persona_stream.cli.rejects import print_rejects
 from persona_stream.cli.running import connected
+from persona_stream.history.text_files import InputError, LineFile, open_lines
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import PersonaError
