@@ -58,14 +58,23 @@ class Interactions:
     """Folds slices of `events.v1`. Holds no state of its own: all is in the partition it is given.
 
     `lookups`: what features look up beside that state; by default nothing is known. A replay that is after the state
-    alone goes `with_examples=False`.
+    alone goes `with_examples=False`; one that has no server beside it, which would tell the rows of its decisions, goes
+    `all_rows=True`.
     """
 
-    def __init__(self, settings: Settings, lookups: Lookups | None = None, *, with_examples: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lookups: Lookups | None = None,
+        *,
+        with_examples: bool = True,
+        all_rows: bool = False,
+    ) -> None:
         self.settings = settings
         self._plan = plan_of(settings)
         self._lookups = lookups or nothing_known(self._plan.needs)
         self._with_examples = with_examples
+        self._all_rows = all_rows
         self._topics = Topics(settings.namespace)
         self._rules = rules_of(settings)
         self._skew_ms = settings.max_future_skew_ms
@@ -80,7 +89,9 @@ class Interactions:
 
     def fold(self, part: Slice, users: Partition[UserState], out: Emissions) -> list[ItemEvent]:
         """Fold a slice into `users`; returns its events re-keyed by item, and puts into `out` what else there is."""
-        examples = _Examples(self._plan, self._lookups, self._rules.session_gap_ms) if self._with_examples else None
+        examples = None
+        if self._with_examples:
+            examples = _Examples(self._plan, self._lookups, self._rules.session_gap_ms, all_rows=self._all_rows)
         fold = _SliceFold(part, users, self._rules, out, examples)
         progress = users.progress
         for record in part:
@@ -135,8 +146,10 @@ class Interactions:
 class _Examples:
     """The rows of a slice's examples, each gathered before its event is applied and all evaluated together."""
 
-    def __init__(self, plan: Plan, lookups: Lookups, gap_ms: int) -> None:
+    def __init__(self, plan: Plan, lookups: Lookups, gap_ms: int, *, all_rows: bool) -> None:
         self._plan = plan
+        self.all_rows = all_rows
+        """Whether lists of decisions need rows as well."""
         self._traits = lookups.traits
         self._rows = RowsBuilder(lookups.attributes, gap_ms)
         self._events: list[ItemEvent] = []
@@ -157,9 +170,9 @@ class _Examples:
         items = [one.item for one in made]
         request = Request(event.context or {}, event.slot or "", self._traits(event.user))
         self._rows.add(event.user, state, items, made[0].ts_ms, positions=positions, request=request)
-        recent = co_visited(state)
+        recent, group = co_visited(state), event.decision_id or event.id
         for one in made:
-            one.group, one.user, one.recent_items = event.id, event.user, recent
+            one.group, one.user, one.recent_items = group, event.user, recent
         self._events += made
 
     def evaluate(self) -> None:
@@ -239,11 +252,11 @@ class _SliceFold:
             self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, "", made.visitor, near))
 
     def _show(self, made: list[ItemEvent], event: Event, state: UserState) -> None:
-        """Tell of a list. Its rows are made here unless a decision has logged them."""
+        """Tell of a list. Its rows are made here, unless a decision has logged them and they are to be had."""
         if self._examples is None:
             return
         shown, group = made[:ROWS_SHOWN], event.decision_id or event.id
-        if event.decision_id is None:
+        if event.decision_id is None or self._examples.all_rows:
             self._examples.add_list(shown, event, state)
         items = [one.item for one in shown]
         opened = Opened(event.user, group, made[0].ts_ms, made[0].source_offset, event.slot or "", items)

@@ -137,7 +137,8 @@ class _ItemRows:
         self, shown: list[ShownRows], event: ItemEvent, features: bytes, partition: int, offset: int
     ) -> None:
         """One more row: a list's items come one after another, so the latest record is most often its own."""
-        if shown and (shown[-1].group, shown[-1].user) == (event.group, event.user):
+        of_list = (event.group, event.user, event.ts_ms)
+        if shown and (shown[-1].group, shown[-1].user, shown[-1].ts_ms) == of_list:
             rows = shown[-1]
             rows.items.append(event.item)
             rows.features += features

@@ -1,13 +1,17 @@
-"""Backfill: the event log replayed through the very folds of the stream, to make training examples of the past.
+"""Backfill: a log of events replayed through the very folds of the stream, to make training examples of the past.
 
-Events are read from Kafka, put in event-time order and folded by the agents themselves. Whenever a user begins a new
-session, the serving engine is asked for candidates and features as of that moment; what the user then chose in it are
-the positives. So a ranker trains on just what it will be served.
+Events, from a topic or from files, are put in event-time order and folded by the agents themselves: lists shown and
+what came of them become the examples that the stream makes. And whenever a user begins a new session, the serving
+engine is asked for candidates and features as of that moment; what the user then chose in it are the positives. So a
+ranker trains on just what it will be served.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -15,33 +19,37 @@ from xxhash import xxh3_64_intdigest
 
 from models.evaluation import Interval, bootstrap_interval, ndcg_at_k
 from models.topic_reader import read_topic
+from persona_stream.history.sorted_log import SortedLog
 from persona_stream.in_process import InProcess
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.stream.slices import LogRecord
-from persona_stream.versions import Versions, read_versions
+from persona_stream.versions import Versions, read_item_versions, read_profile_versions
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import POSITIVE_KINDS, Event, parse_event
-from persona_stream.vocabulary.messages import Example, encode
+from persona_stream.vocabulary.messages import Example, decode_example, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
 from tables.features.plan import feature_set
 
+ORIGIN = "backfill"
 NEGATIVES_KEPT = 60
 """Negatives kept of a session's candidates: more add bytes, hardly any order to learn."""
 MIN_ITEMS_KNOWN = 3
 """A user with fewer items so far is left out: there is next to nothing to rank by."""
 TRENDING_EVERY_MS = 6 * 3_600_000
 WRITE_EVERY = 500
-PROGRESS_EVERY = 1000
+FOLD_EVERY = 5_000
+"""Events folded at a time, at most."""
+PROGRESS_EVERY = 1_000
 LAST = -1e300
 """Below any score."""
 
 OnProgress = Callable[[int, int], None]
 """(done, to do)"""
-LoggedEvent = tuple[int, Event, bytes]
-"""(event time in ms, event, its bytes)"""
+OnMade = Callable[[Sequence[Example]], None]
+"""Takes the examples that the stream would have made, some at a time."""
 ScoreRows = Callable[[Floats], NDArray[np.floating]]
 
 
@@ -78,34 +86,44 @@ class SessionQuestion(Struct):
             items=[self.items[at] for at in kept],
             features=self.features[kept].tobytes(),
             labels=labels[kept].tolist(),
-            origin="backfill",
+            origin=ORIGIN,
         )
 
 
 class Replay:
     """Folds events in event-time order, and asks the engine at the beginning of a `share` of the sessions."""
 
-    def __init__(self, settings: Settings, versions: Versions, *, share: float = 1.0) -> None:
-        """`versions`: of the catalogue's entries and profiles."""
+    def __init__(
+        self, settings: Settings, versions: Versions, *, share: float = 1.0, on_made: OnMade | None = None
+    ) -> None:
+        """`versions`: of the catalogue's entries and profiles. Without `on_made`, only the engine makes examples."""
         self._share = share
         self._versions = versions
+        self._on_made = on_made
         self._gap_ms = settings.session_gap_ms
-        self._system = InProcess(settings)
+        self._system = InProcess(settings, with_examples=on_made is not None, all_rows=True)
         self._open: dict[str, SessionQuestion] = {}
         self._last_ms: dict[str, int] = {}
         self._pending: list[LogRecord] = []
         self._trending_ms = 0
 
-    def run(self, log: Sequence[LoggedEvent], on_progress: OnProgress) -> Iterator[SessionQuestion]:
+    def run(self, log: SortedLog, on_progress: OnProgress) -> Iterator[SessionQuestion]:
         """Questions with what was chosen, each as its session ends; those still open at the end come last."""
         for offset, (ts_ms, event, raw) in enumerate(log):
             if offset % PROGRESS_EVERY == 0:
                 on_progress(offset, len(log))
+            if self._on_made is not None and self._versions.is_due(ts_ms):
+                # Rows of examples say what the catalogue said at their time.
+                self._fold_pending()
+                self._versions.apply_until(ts_ms, self._system)
             ended = self._before(event, ts_ms)
             if ended is not None:
                 yield ended
             self._pending.append(LogRecord(offset, ts_ms, event.user.encode(), raw))
+            if len(self._pending) >= FOLD_EVERY:
+                self._fold_pending()
         self._fold_pending()
+        on_progress(len(log), len(log))
         yield from self._open.values()
 
     def _before(self, event: Event, ts_ms: int) -> SessionQuestion | None:
@@ -141,22 +159,41 @@ class Replay:
         return SessionQuestion(user, ts_ms, question.items, question.features, {chosen})
 
     def _fold_pending(self) -> None:
-        self._system.fold(self._pending)
+        made = self._system.fold(self._pending)
         self._pending = []
+        if not gc.isenabled():
+            gc.collect(1)
+        if self._on_made is not None and made:
+            self._on_made([decode_example(record.value or b"") for record in made])
 
 
-async def read_log(settings: Settings, on_progress: OnProgress) -> list[LoggedEvent]:
-    """The whole events topic in event-time order; what the stream would refuse is left out."""
-    log: list[tuple[int, int, int, Event, bytes]] = []
-    async for records in read_topic(settings, Topics(settings.namespace).events, on_progress=on_progress):
+@contextmanager
+def collecting_little() -> Iterator[None]:
+    """For the time of a replay. All that is folded stays: visiting it again and again is a third of the time.
+
+    What a fold leaves in cycles is still collected.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+async def read_events(settings: Settings, topic: str, log: SortedLog, on_progress: OnProgress) -> None:
+    """Add a whole topic of events to a log; what the stream would refuse is left out.
+
+    Raises as `models.topic_reader.read_topic` does.
+    """
+    async for records in read_topic(settings, topic, on_progress=on_progress):
         for record in records:
             try:
                 event = parse_event(record.value)
             except EventError:
                 continue
-            log.append((int(event.ts), record.partition, record.offset, event, record.value))
-    log.sort(key=lambda entry: entry[:3])
-    return [(ts_ms, event, raw) for ts_ms, _, _, event, raw in log]
+            log.add(event, record.value or b"", record.partition, record.offset)
 
 
 def next_session_ndcg(questions: Sequence[SessionQuestion], score: ScoreRows, *, seed: int = 1) -> Interval:
@@ -180,15 +217,18 @@ def by_feature(feature_set: FeatureSet, names: Sequence[str]) -> ScoreRows | Non
     return None if column is None else lambda features: features[:, column]
 
 
-def session_starts(log: Sequence[LoggedEvent], gap_ms: int) -> int:
-    """How many sessions with an outcome the log holds."""
+def share_of_sessions(log: SortedLog, settings: Settings, most: int) -> float:
+    """What share of a log's sessions with an outcome is about as many as `most`."""
+    if not most:
+        return 0.0
+    gap_ms = settings.session_gap_ms
     last_ms: dict[str, int] = {}
     starts = 0
     for ts_ms, event, _ in log:
         if event.type in POSITIVE_KINDS and event.item is not None:
             starts += ts_ms - last_ms.get(event.user, -gap_ms - 1) > gap_ms
             last_ms[event.user] = ts_ms
-    return starts
+    return min(1.0, most / max(1, starts))
 
 
 async def backfill(
@@ -198,19 +238,32 @@ async def backfill(
 
     Returns them in the order of time. Raises as `models.topic_reader.read_topic` does.
     """
-    log = await read_log(settings, on_read)
-    share = min(1.0, max_sessions / max(1, session_starts(log, settings.session_gap_ms)))
-    replay = Replay(settings, await read_versions(settings), share=share)
-    questions = await asyncio.to_thread(lambda: list(replay.run(log, on_fold)))
+    with SortedLog() as log:
+        await read_events(settings, Topics(settings.namespace).events, log, on_read)
+        versions = Versions(await read_item_versions(settings) + await read_profile_versions(settings))
+        replay = Replay(settings, versions, share=share_of_sessions(log, settings, max_sessions))
+        with collecting_little():
+            questions = await asyncio.to_thread(lambda: list(replay.run(log, on_fold)))
     questions.sort(key=lambda asked: (asked.ts_ms, asked.user))
-    await write_examples(settings, writer, questions)
+    features = feature_set(settings)
+    await write_examples(settings, writer, [asked.example(features) for asked in questions])
     return questions
 
 
-async def write_examples(settings: Settings, writer: BatchWriter, questions: Sequence[SessionQuestion]) -> int:
-    """Write questions as examples; returns how many."""
-    topic, features = Topics(settings.namespace).examples, feature_set(settings)
-    for start in range(0, len(questions), WRITE_EVERY):
-        examples = [asked.example(features) for asked in questions[start : start + WRITE_EVERY]]
-        await writer.write_keyed(topic, [Record(example.user.encode(), encode(example)) for example in examples])
-    return len(questions)
+async def write_examples(settings: Settings, writer: BatchWriter, examples: Sequence[Example]) -> None:
+    """Write examples to their topic, as what they are there: backfilled.
+
+    So the online learner passes over them: it learned from the stream, in its order. Their groups are those of the
+    stream's own examples, or follow from user and time; so readers, which count each item of a group once, count
+    nothing twice that is written twice.
+    """
+    topic = Topics(settings.namespace).examples
+    for start in range(0, len(examples), WRITE_EVERY):
+        records = [
+            Record(
+                example.user.encode(),
+                encode(msgspec.structs.replace(example, origin=ORIGIN, source_partition=-1, source_offset=-1)),
+            )
+            for example in examples[start : start + WRITE_EVERY]
+        ]
+        await writer.write_keyed(topic, records)

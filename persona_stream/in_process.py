@@ -4,6 +4,7 @@ For whatever replays a log: backfill, evaluation, previews. All users and items 
 answered on just what was folded before it.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from persona_stream.serving.replica import Replica
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import LogRecord, Slice
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.messages import Opened, decode_shown
 from persona_stream.vocabulary.topics import Topics
 from persona_stream.worker.app import Fold
 from tables import catalogue, profiles
@@ -32,9 +34,12 @@ from tables.users import UserState
 
 
 class InProcess:
-    """Folds events; `engine` answers on what they left."""
+    """Folds events; `engine` answers on what they left.
 
-    def __init__(self, settings: Settings, *, with_examples: bool = False) -> None:
+    What a decision logged is not here. With `all_rows`, rows of its list are made of what was known when it was shown.
+    """
+
+    def __init__(self, settings: Settings, *, with_examples: bool = False, all_rows: bool = False) -> None:
         # One partition holds all users here; it knows every key, so none is sent on to another.
         self.settings = msgspec.structs.replace(settings, partitions=1)
         self.replica = Replica(self.settings)
@@ -42,7 +47,9 @@ class InProcess:
             self.settings, self.replica, DecisionLog(self.settings, BatchWriter(self.settings, client_id="none"))
         )
         self._topics = Topics(settings.namespace)
-        self._interactions = Interactions(self.settings, self.replica.lookups, with_examples=with_examples)
+        self._interactions = Interactions(
+            self.settings, self.replica.lookups, with_examples=with_examples, all_rows=all_rows
+        )
         self._items_agent = Items(self.settings, with_examples=with_examples)
         self._impressions = Impressions(self.settings)
         self.users: Partition[UserState] = Partition(users_table.codec)
@@ -61,7 +68,7 @@ class InProcess:
             if state is not None:
                 self.replica.items.put(item, state)
         self.items.changed.clear()
-        shown = told.get(self._topics.shown, []) + of_items.get(self._topics.shown, [])
+        shown = _with_rows(told.get(self._topics.shown, []), of_items.get(self._topics.shown, []))
         of_lists = self._handed_on(self._impressions, shown, self.lists)
         self.lists.changed.clear()
         return of_items.get(self._topics.examples, []) + of_lists.get(self._topics.examples, [])
@@ -105,3 +112,15 @@ class InProcess:
             # Encoded when it is asked for: most changes of a user are followed by others before anyone asks.
             self.replica.users[user] = users_table.codec.encode(state)
         return state
+
+
+def _with_rows(told: Sequence[Record], rows: Sequence[Record]) -> list[Record]:
+    """What was told of lists, the rows of each right behind word of it: so it is the same however events are cut."""
+    made: list[Record] = []
+    left = deque((record, decode_shown(record.value or b"")) for record in rows)
+    for record in told:
+        made.append(record)
+        opened = decode_shown(record.value or b"")
+        while left and isinstance(opened, Opened) and left[0][1].group == opened.group:
+            made.append(left.popleft()[0])
+    return made + [record for record, _ in left]

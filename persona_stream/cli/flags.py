@@ -61,6 +61,16 @@ class Flags(_Overrides):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class BackfillFlags(Flags):
+    """Where the system is, and which catalogue of features its examples are of."""
+
+    features: Annotated[
+        Path | None, _flag("The catalogue of features, as PERSONA_FEATURES names one. [the shipped one]")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class TopicFlags(Flags):
     """Where the system is, and how its topics are created."""
 

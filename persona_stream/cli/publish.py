@@ -122,10 +122,11 @@ def checked(
         try:
             yield kind.parse(value), value
         except EventError as error:
-            _reject(Reject(number, error.reason, error.message, value), report, on_reject)
+            note_reject(Reject(number, error.reason, error.message, value), report, on_reject)
 
 
-def _reject(reject: Reject, report: PublishReport, on_reject: Callable[[Reject], None] | None) -> None:
+def note_reject(reject: Reject, report: PublishReport, on_reject: Callable[[Reject], None] | None = None) -> None:
+    """Count a reject; the first ones are kept."""
     report.rejected[reject.reason] += 1
     if len(report.first_rejects) < FIRST_REJECTS:
         report.first_rejects.append(reject)

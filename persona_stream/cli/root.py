@@ -6,6 +6,7 @@ from cyclopts import App, Group, Parameter
 
 from persona_stream.cli.flags import (
     AllFlags,
+    BackfillFlags,
     FeatureFlags,
     Flags,
     MirrorFlags,
@@ -21,7 +22,7 @@ OPERATE = Group("Operate", sort_key=3)
 
 # No flag given.
 NO_FLAGS, NO_TOPIC, NO_SERVE, NO_WORKER, NO_MIRROR = Flags(), TopicFlags(), ServeFlags(), WorkerFlags(), MirrorFlags()
-NO_ALL, NO_FEATURES, NO_SKEW = AllFlags(), FeatureFlags(), SkewFlags()
+NO_ALL, NO_FEATURES, NO_SKEW, NO_BACKFILL = AllFlags(), FeatureFlags(), SkewFlags(), BackfillFlags()
 
 
 def epoch_ms(moment: datetime | None) -> int | None:

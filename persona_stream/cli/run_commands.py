@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from persona_stream.cli.flags import AllFlags, Flags, MirrorFlags, ServeFlags, WorkerFlags
-from persona_stream.cli.root import DATA, NO_ALL, NO_FLAGS, NO_MIRROR, NO_SERVE, NO_WORKER, RUN, app
+from persona_stream.cli.flags import AllFlags, BackfillFlags, Flags, MirrorFlags, ServeFlags, WorkerFlags
+from persona_stream.cli.root import DATA, NO_ALL, NO_BACKFILL, NO_FLAGS, NO_MIRROR, NO_SERVE, NO_WORKER, RUN, app
 
 ModelName = Annotated[str, Parameter(help="The model's name in the registry.")]
 _MODEL = "ranker"
@@ -126,6 +126,57 @@ def publish(
 
 
 @app.command(group=DATA, sort_key=2)
+def backfill(
+    files: Annotated[
+        list[Path] | None, Parameter(help="The history: .jsonl, .json, .ndjson or .csv, also .gz; .parquet.")
+    ] = None,
+    /,
+    *,
+    items: Annotated[Path | None, Parameter(help="The catalogue's versions, a file likewise. [the topic's]")] = None,
+    profiles: Annotated[Path | None, Parameter(help="Versions of profiles, likewise. [the topic's]")] = None,
+    topic: Annotated[str | None, Parameter(help="Without files, read this topic. [the events topic]")] = None,
+    map_: Annotated[
+        str,
+        Parameter(
+            name="--map", help="What fields of events are called: user=customer_id,item=sku,...", show_default=False
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None, Parameter(help="Write the examples here, .parquet or .jsonl. [the examples topic]")
+    ] = None,
+    sessions: Annotated[int, Parameter(help="Ask for candidates at the start of about this many sessions.")] = 4000,
+    skip_rejects: Annotated[bool, Parameter(help="Exit with 0 even if rows were rejected.")] = False,
+    flags: BackfillFlags = NO_BACKFILL,
+) -> int:
+    """Make training examples of history, through the folds of the stream; live state is not touched.
+
+    Without files, of the events topic. Each list shown gives its rows and what
+    came of them, each choice made from no list one with items not chosen, and
+    each session candidates as they would have been found, and what was chosen.
+    All with the features of the catalogue, as of their moment: a new feature
+    has its whole history.
+
+    Columns of CSV and Parquet are the fields of events; `items` and `context`
+    are JSON, or lists and structs; `ts` may be a Parquet timestamp. A row with
+    no `id` is named by its content, the file's name and its number there.
+    A row that breaks the contract is left out; how many and why is reported,
+    and the exit code is 1. Running it again adds nothing.
+    """
+    from persona_stream.cli.backfill_command import BackfillOptions, columns_of, run_backfill
+
+    options = BackfillOptions(
+        files=files or [],
+        items=items,
+        profiles=profiles,
+        topic=topic,
+        column_of=columns_of(map_),
+        out=out,
+        sessions=sessions,
+    )
+    return run_backfill(flags.load(), options, skip_rejects=skip_rejects)
+
+
+@app.command(group=DATA, sort_key=2)
 def train(
     *,
     name: ModelName = _MODEL,
@@ -136,6 +187,9 @@ def train(
     backfill: Annotated[
         bool, Parameter(help="Replay the event log first, and make examples of the sessions in it.")
     ] = False,
+    examples: Annotated[
+        Path | None, Parameter(help="Train on this file, as `backfill --out` made it. [the examples topic]")
+    ] = None,
     seed: Annotated[int, Parameter(help="The same examples and seed give the same model.")] = 1,
     promote: Annotated[
         bool | None,
@@ -150,9 +204,8 @@ def train(
     """
     from persona_stream.cli.train_command import TrainOptions, run_train
 
-    return run_train(
-        flags.load(), TrainOptions(name=name, origin=origin, seed=seed, promote=promote, backfill=backfill)
-    )
+    options = TrainOptions(name=name, origin=origin, seed=seed, promote=promote, backfill=backfill, examples=examples)
+    return run_train(flags.load(), options)
 
 
 @app.command(group=DATA, sort_key=5)

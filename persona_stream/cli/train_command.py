@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -23,8 +24,10 @@ from persona_stream.cli.cluster import reachable
 from persona_stream.cli.console import out, print_table, quiet_libraries
 from persona_stream.cli.progress_bar import progress_bar
 from persona_stream.cli.running import connected
+from persona_stream.example_file import read_example_file
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.vocabulary.config import Settings
+from persona_stream.vocabulary.errors import ConfigError
 from tables.feature_set import FeatureSet
 from tables.features.plan import feature_set
 
@@ -41,10 +44,14 @@ class TrainOptions(Struct, frozen=True, kw_only=True):
     promote: bool | None
     backfill: bool
     """Replay the event log first, and make examples of its sessions."""
+    examples: Path | None = None
+    """Train on this file rather than on the topic."""
 
 
 def run_train(settings: Settings, options: TrainOptions) -> int:
     """Train, judge, publish and maybe promote. Raises ModelError where there is too little to train on."""
+    if options.examples is not None and options.backfill:
+        raise ConfigError("--backfill makes examples in the topic, and --examples trains on a file.", hint="Give one.")
     quiet_libraries()
     return asyncio.run(_train(connected(settings), options))
 
@@ -78,10 +85,13 @@ async def backfill_sessions(settings: Settings) -> list[SessionQuestion]:
 
 
 async def train_on_examples(settings: Settings, options: TrainOptions) -> JudgedRanker:
-    """Train on the examples logged; shows progress. Raises ModelError where there are too few."""
-    with progress_bar("reading examples") as on_progress:
-        origins = None if options.origin is None else {options.origin}
-        examples = await read_examples(settings, origins=origins, on_progress=on_progress)
+    """Train on the examples logged, or on a file of them; shows progress. Raises ModelError where there are too few."""
+    origins = None if options.origin is None else {options.origin}
+    if options.examples is not None:
+        examples = read_example_file(options.examples, feature_set(settings), origins)
+    else:
+        with progress_bar("reading examples") as on_progress:
+            examples = await read_examples(settings, origins=origins, on_progress=on_progress)
     with progress_bar("growing trees") as on_progress:
         return await asyncio.to_thread(
             train_ranker, examples, feature_set(settings), seed=options.seed, on_progress=on_progress
