@@ -160,7 +160,7 @@ def backfill(
     are JSON, or lists and structs; `ts` may be a Parquet timestamp. A row with
     no `id` is named by its content, the file's name and its number there.
     A row that breaks the contract is left out; how many and why is reported,
-    and the exit code is 1. Running it again adds nothing.
+    and the exit code is 1. Running it again adds nothing to learn from.
     """
     from persona_stream.cli.backfill_command import BackfillOptions, columns_of, run_backfill
 

@@ -35,6 +35,15 @@ class BadRow(Struct, frozen=True):
     detail: str
 
 
+class Listener(Struct, frozen=True):
+    """Who is told of a file while it is read."""
+
+    on_bad: Callable[[BadRow], None]
+    on_rows: OnRows = lambda *_: None
+    on_passed_over: Callable[[list[str]], None] = lambda *_: None
+    """Takes the columns that are no fields: a misspelt one would be lost in silence."""
+
+
 class _Row(Struct, gc=False):
     number: int
     told: bytes | dict[str, object] | EventError
@@ -63,9 +72,9 @@ class HistoryFile(Struct, frozen=True):
             hint="Names end in .jsonl, .json, .ndjson or .csv, gzipped if .gz follows, or in .parquet.",
         )
 
-    def read(self, on_bad: Callable[[BadRow], None], on_rows: OnRows) -> Iterator[Parsed]:
-        """Each good row; `on_bad` is told of every other. Raises InputError where the file can't be read."""
-        rows = {"json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}[self.check_format()](self, on_rows)
+    def read(self, listener: Listener) -> Iterator[Parsed]:
+        """Each good row; the listener is told of every other. Raises InputError where the file can't be read."""
+        rows = {"json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}[self.check_format()](self, listener)
         field_of = {column: field for field, column in self.column_of.items()}
         name = self.path.name.split(".")[0]
         for row in rows:
@@ -73,7 +82,7 @@ class HistoryFile(Struct, frozen=True):
                 raw = self._json_of(row, field_of, name)
                 yield self.kind.parse(raw), raw
             except EventError as error:
-                on_bad(BadRow(self.path, row.number, error.reason, error.message))
+                listener.on_bad(BadRow(self.path, row.number, error.reason, error.message))
 
     def _json_of(self, row: _Row, field_of: Mapping[str, str], name: str) -> bytes:
         told = row.told
@@ -84,7 +93,7 @@ class HistoryFile(Struct, frozen=True):
         cells = {field: told.get(self.column_of.get(field, field)) for field in self.kind.fields}
         return self.kind.json_of(cells, f"{name}/{row.ordinal}")
 
-    def check_columns(self, columns: list[str]) -> None:
+    def check_columns(self, columns: list[str], listener: Listener) -> None:
         """Raise InputError where a column is missing that there must be, or that was named."""
         wanted = [self.column_of.get(field, field) for field in [*self.kind.required, *self.column_of]]
         missing = [column for column in dict.fromkeys(wanted) if column not in columns]
@@ -95,16 +104,20 @@ class HistoryFile(Struct, frozen=True):
                 if self.kind.name == "events"
                 else "",
             )
+        used = {self.column_of.get(field, field) for field in self.kind.fields}
+        passed_over = [column for column in columns if column not in used]
+        if passed_over:
+            listener.on_passed_over(passed_over)
 
 
-def _json_rows(file: HistoryFile, on_rows: OnRows) -> Iterator[_Row]:
+def _json_rows(file: HistoryFile, listener: Listener) -> Iterator[_Row]:
     with open_lines(file.path) as lines:
-        for number, line in enumerate(_told(lines, lines.lines, on_rows), start=1):
+        for number, line in enumerate(_told(lines, lines.lines, listener.on_rows), start=1):
             if line := line.strip():
                 yield _Row(number, line, number)
 
 
-def _csv_rows(file: HistoryFile, on_rows: OnRows) -> Iterator[_Row]:
+def _csv_rows(file: HistoryFile, listener: Listener) -> Iterator[_Row]:
     """Rows of a CSV file by RFC 4180, its first one the names. The delimiter is what the names are delimited by."""
     csv.field_size_limit(MAX_EVENT_BYTES)
     with open_lines(file.path) as lines:
@@ -113,7 +126,7 @@ def _csv_rows(file: HistoryFile, on_rows: OnRows) -> Iterator[_Row]:
         delimiter = max(_DELIMITERS, key=names_line.count)
         reader = csv.reader(itertools.chain([names_line], map(_text, lines.lines)), delimiter=delimiter)
         names = next(reader, [])
-        file.check_columns(names)
+        file.check_columns(names, listener)
         for ordinal in itertools.count(1):
             number = reader.line_num + 1
             try:
@@ -124,23 +137,23 @@ def _csv_rows(file: HistoryFile, on_rows: OnRows) -> Iterator[_Row]:
             if cells is None:
                 break
             if ordinal % TELL_EVERY == 0:
-                on_rows(ordinal, _guess(ordinal, lines))
+                listener.on_rows(ordinal, _guess(ordinal, lines))
             if len(cells) == len(names):
                 yield _Row(number, dict(zip(names, cells, strict=True)), ordinal)
             elif cells:
                 yield _Row(number, EventError("bad_shape", f"{len(cells)} cells for {len(names)} columns"), ordinal)
-        on_rows(ordinal - 1, ordinal - 1)
+        listener.on_rows(ordinal - 1, ordinal - 1)
 
 
-def _parquet_rows(file: HistoryFile, on_rows: OnRows) -> Iterator[_Row]:
+def _parquet_rows(file: HistoryFile, listener: Listener) -> Iterator[_Row]:
     wanted = [file.column_of.get(field, field) for field in file.kind.fields]
     with open_table(file.path) as table:
-        file.check_columns(table.columns)
+        file.check_columns(table.columns, listener)
         for number, cells in table.rows(wanted):
             if number % TELL_EVERY == 0:
-                on_rows(number, table.count)
+                listener.on_rows(number, table.count)
             yield _Row(number, cells, number)
-        on_rows(table.count, table.count)
+        listener.on_rows(table.count, table.count)
 
 
 def _told(file: LineFile, lines: Iterator[bytes], on_rows: OnRows) -> Iterator[bytes]:

@@ -112,6 +112,9 @@ def test_columns_may_have_other_names(call: Call, tmp_path: Path) -> None:
     ]
     for file in files:
         assert made_of(call, tmp_path / "made.parquet", file, *told) == plain
+    more = write_csv(tmp_path / "more.csv", [one | {"contex": "x"} for one in EVENTS])
+    told_of = call("backfill", str(more), "--out", str(tmp_path / "made.parquet"))
+    assert (told_of.returncode, "no fields of events are passed over: contex\n" in told_of.stderr) == (0, True)
     refused = call("backfill", str(files[1]), "--out", str(tmp_path / "made.parquet"))
     assert (refused.returncode, "has no column user, ts" in refused.stderr) == (1, True)
     refused = call("backfill", str(files[1]), "--out", str(tmp_path / "made.parquet"), "--map", "usr=customer_id")

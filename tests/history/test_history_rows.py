@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.history import write_csv, write_jsonl, write_parquet
 
-from persona_stream.history.files import BadRow, HistoryFile
+from persona_stream.history.files import BadRow, HistoryFile, Listener
 from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES, HistoryKind, renamed
 from persona_stream.history.sorted_log import SortedLog
 from persona_stream.history.text_files import InputError
@@ -35,7 +35,7 @@ EVENT = st.fixed_dictionaries(
 def read(path: Path, kind: HistoryKind = EVENTS, **column_of: str) -> tuple[list[Any], list[BadRow]]:
     bad: list[BadRow] = []
     file = HistoryFile(path, kind, column_of)
-    return [parsed for parsed, _ in file.read(bad.append, lambda *_: None)], bad
+    return [parsed for parsed, _ in file.read(Listener(bad.append))], bad
 
 
 @given(EVENT)
