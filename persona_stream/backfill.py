@@ -22,6 +22,7 @@ from models.topic_reader import read_topic
 from persona_stream.history.sorted_log import SortedLog
 from persona_stream.in_process import InProcess
 from persona_stream.kafka.writer import BatchWriter, Record
+from persona_stream.past_sessions import MIN_ITEMS_KNOWN
 from persona_stream.stream.slices import LogRecord
 from persona_stream.versions import Versions, read_item_versions, read_profile_versions
 from persona_stream.vocabulary.config import Settings
@@ -36,8 +37,6 @@ from tables.features.plan import feature_set
 ORIGIN = "backfill"
 NEGATIVES_KEPT = 60
 """Negatives kept of a session's candidates: more add bytes, hardly any order to learn."""
-MIN_ITEMS_KNOWN = 3
-"""A user with fewer items so far is left out: there is next to nothing to rank by."""
 TRENDING_EVERY_MS = 6 * 3_600_000
 WRITE_EVERY = 500
 FOLD_EVERY = 5_000

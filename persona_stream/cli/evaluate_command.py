@@ -6,7 +6,6 @@ chosen from, the server is asked to order it; of a log without lists, to recomme
 """
 
 import asyncio
-import gzip
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,18 +22,21 @@ from persona_stream.cli.console import err, out, print_table
 from persona_stream.cli.embedded import cache_folder
 from persona_stream.cli.evaluated import Asked, EvaluationError, Lists, Sessions
 from persona_stream.cli.progress_bar import progress_bar
-from persona_stream.cli.publish import KINDS, publish_lines
+from persona_stream.cli.publish import KINDS, PublishReport, Reject, note_reject, publish_lines
+from persona_stream.cli.rejects import print_rejects
 from persona_stream.cli.running import server_url
 from persona_stream.cli.signals import run_until_terminated
 from persona_stream.cli.stream_progress import until_applied
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs
 from persona_stream.cli.train_command import backfill_sessions, publish_ranker
 from persona_stream.cli.up import notify, system
+from persona_stream.history.files import HistoryFile, Listener, Parsed
+from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES, HistoryKind
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.past_lists import shuffled
 from persona_stream.rebuild.snapshot import covers, end_offsets, read_snapshot
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.errors import ConfigError, EventError
+from persona_stream.vocabulary.errors import ConfigError
 from persona_stream.vocabulary.events import Event, parse_event
 from persona_stream.vocabulary.topics import Topics
 from tables.features.plan import feature_set
@@ -44,7 +46,6 @@ DEADLINE_MS = 5_000
 """Nobody waits for these answers: none is to be a fallback because the machine was busy."""
 WITHIN_S = 120.0
 LOOK_S = 0.001
-BAD_SHOWN = 5
 WAYS: dict[str, type[Lists] | type[Sessions]] = {"lists": Lists, "sessions": Sessions}
 
 
@@ -121,10 +122,11 @@ async def _judge(settings: Settings, options: EvaluateOptions, log: Sequence[Log
     writer = BatchWriter(settings, client_id="evaluate")
     await writer.start()
     try:
-        for kind, path in (("items", options.items), ("profiles", options.profiles)):
+        for kind, path in ((ITEMS, options.items), (PROFILES, options.profiles)):
             if path is not None:
-                topic = KINDS[kind].topic(Topics(settings.namespace))
-                await publish_lines(_lines(path), writer, topic, kind=KINDS[kind])
+                published = KINDS[kind.name]
+                rows = (raw for _, raw in _rows(path, kind))
+                await publish_lines(rows, writer, published.topic(Topics(settings.namespace)), kind=published)
         await until_applied(settings)
         stream = _Stream(settings, writer, log)
         await stream.publish_until(asked.questions[0].at)
@@ -222,32 +224,23 @@ def _report(options: EvaluateOptions, asked: Asked[Any], model: str) -> None:
 
 
 def _read_log(options: EvaluateOptions) -> list[LoggedEvent]:
-    """The log in event-time order. Raises ConfigError where it has none; lines that are no events are told."""
-    log, bad = [], 0
-    for number, line in enumerate(_lines(options.events), start=1):
-        if not line.strip():
-            continue
-        try:
-            event, raw = parse_event(line), line
-            if options.shuffle:
-                raw = msgspec.json.encode(shuffled(event, msgspec.json.decode(line), options.seed))
-                event = parse_event(raw)
+    """The log in event-time order. Raises ConfigError where it has none."""
+    log = []
+    for event, raw in _rows(options.events, EVENTS):
+        if options.shuffle:
+            told = msgspec.json.encode(shuffled(event, msgspec.json.decode(raw), options.seed))
+            log.append(LoggedEvent(parse_event(told), told))
+        else:
             log.append(LoggedEvent(event, raw))
-        except EventError as error:
-            bad += 1
-            if bad <= BAD_SHOWN:
-                err.print(f"{options.events} line {number}: {error.reason}: {error.message}", markup=False)
-    if bad:
-        err.print(f"{bad:,} lines are left out.")
     if not log:
-        raise ConfigError(f"{options.events} holds no event.", hint="JSON lines, as docs/concepts.md describes them.")
+        raise ConfigError(f"{options.events} holds no event.", hint="docs/concepts.md describes them.")
     log.sort(key=lambda one: int(one.event.ts))
     return log
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            yield from lines
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error}.") from error
+def _rows(path: Path, kind: HistoryKind) -> Iterator[Parsed]:
+    """The good rows of a file; tells of the others. Raises InputError where it can't be read."""
+    report = PublishReport()
+    listener = Listener(lambda bad: note_reject(Reject(bad.number, bad.reason, bad.detail, b""), report))
+    yield from HistoryFile(path, kind).read(listener)
+    print_rejects(report, of=f" of {path}", unit="row" if path.suffix == ".parquet" else "line")

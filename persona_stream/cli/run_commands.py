@@ -210,11 +210,11 @@ def train(
 
 @app.command(group=DATA, sort_key=5)
 def evaluate(
-    events: Annotated[Path, Parameter(help="The log: JSON lines of events, gzipped if it ends in .gz.")],
+    events: Annotated[Path, Parameter(help="The log: JSON lines, CSV or Parquet, as `backfill` reads them.")],
     /,
     *,
-    items: Annotated[Path | None, Parameter(help="The catalogue: JSON lines of items.")] = None,
-    profiles: Annotated[Path | None, Parameter(help="JSON lines of profiles.")] = None,
+    items: Annotated[Path | None, Parameter(help="The catalogue, likewise.")] = None,
+    profiles: Annotated[Path | None, Parameter(help="The profiles, likewise.")] = None,
     train_share: Annotated[float, Parameter(help="Train on this share of the log's time, ask for the rest.")] = 0.6,
     by: Annotated[
         Literal["lists", "sessions"] | None,

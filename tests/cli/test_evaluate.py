@@ -51,7 +51,7 @@ def test_a_log_of_lists_is_judged_beside_simple_rules(call: Call, tmp_path: Path
     log = _write(tmp_path / "log.jsonl", [*_log(LISTS), {"id": "bad"}])
     done = call("evaluate", str(log), settings=Settings(home=tmp_path / "home"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 lines are left out" in done.stderr
+    assert "rejected 1 lines of" in done.stderr
     told = re.search(r"trained on (\d+) lists of the first 60% of time; the (\d+) of the rest", done.stdout)
     assert told is not None
     assert sum(map(int, told.groups())) == LISTS
