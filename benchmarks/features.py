@@ -1,9 +1,10 @@
 """What the shipped features cost: of a request, and of the stream. `python -m benchmarks.features`.
 
 A request: all features of 100 and of 1,000 candidates of a user with a history, from the state as it is held, beside
-the same rows computed one candidate at a time by the same plan. The stream: a real log of purchases (completejourney,
-of a package that the product depends on) folded by the agents in one process, beside the same without examples, that
-is without features.
+the same rows computed one candidate at a time by the same plan. The stream: logs folded by the agents in one process,
+beside the same without examples, that is without features: real purchases (completejourney, of a package that the
+product depends on), each of which makes three rows of features, and clicks among views as the other benchmarks have
+them.
 """
 
 import random
@@ -14,12 +15,13 @@ from itertools import islice
 import numpy as np
 import orjson
 
+from benchmarks.data import LogSpec, generate
 from persona_stream.demo.dataset import Dataset
 from persona_stream.in_process import InProcess
 from persona_stream.serving.item_columns import ItemColumns
 from persona_stream.stream.slices import LogRecord
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.events import parse_event, parse_item
+from persona_stream.vocabulary.events import CatalogueItem, parse_event, parse_item
 from persona_stream.vocabulary.messages import ItemEvent
 from tables.covisits import co_visited
 from tables.features.attributes import AttributeColumns
@@ -59,26 +61,29 @@ def main() -> None:
 def _stream() -> None:
     dataset = Dataset(EVENTS)
     items = [parse_item(line) for line in dataset.items()]
-    raws = list(islice(dataset.events(), EVENTS))
+    purchases = list(islice(dataset.events(), EVENTS))
+    clicks = [record.value for record in generate(LogSpec(events=EVENTS, users=EVENTS // 20, items=ITEMS))]
+    print(f"the stream in slices of {SLICE:,}, users and items folded in one process, {PLAN.features.width} features")
+    for name, raws in (("purchases, each an outcome", purchases), ("a click log, 4 outcomes in 10 events", clicks)):
+        without, with_ = (_events_per_s(raws, items, with_examples=made) for made in (False, True))
+        print(f"  {len(raws):,} {name:40}{with_:>8,.0f} events/s; without examples {without:,.0f}")
+
+
+def _events_per_s(raws: list[bytes], items: list[CatalogueItem], *, with_examples: bool) -> float:
     events = [parse_event(raw) for raw in raws]
     log = [
         LogRecord(at, int(event.ts), event.user.encode(), raw)
         for at, (event, raw) in enumerate(zip(events, raws, strict=True))
     ]
-    rates = {}
-    for with_examples in (False, True):
-        system = InProcess(SETTINGS, with_examples=with_examples)
-        for item in items:
-            system.put_item(item.id, item.attributes)
-        # A worker keeps no columns of items: servers do.
-        system.replica.items.put = lambda *_: None  # type: ignore[method-assign]
-        started_s = time.perf_counter()
-        for start in range(0, len(log), SLICE):
-            system.fold(log[start : start + SLICE])
-        rates[with_examples] = len(log) / (time.perf_counter() - started_s)
-    print(f"the stream, {len(log):,} purchases in slices of {SLICE:,}, users and items folded in one process")
-    print(f"  without examples   {rates[False]:,.0f} events/s")
-    print(f"  with examples      {rates[True]:,.0f} events/s: three rows of {PLAN.features.width} features each")
+    system = InProcess(SETTINGS, with_examples=with_examples)
+    for item in items:
+        system.put_item(item.id, item.attributes)
+    # A worker keeps no columns of items: servers do.
+    system.replica.items.put = lambda *_: None  # type: ignore[method-assign]
+    started_s = time.perf_counter()
+    for start in range(0, len(log), SLICE):
+        system.fold(log[start : start + SLICE])
+    return len(log) / (time.perf_counter() - started_s)
 
 
 def _features(columns: ItemColumns, attributes: AttributeColumns, state: UserState, items: list[str]) -> np.ndarray:
