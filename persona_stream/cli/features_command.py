@@ -7,26 +7,34 @@ import msgspec
 
 from persona_stream.cli.console import err, out, print_table
 from persona_stream.vocabulary.config import Settings
-from tables.features.catalogue import Declared, kinds, read, shipped
-from tables.features.kind import Kind
+from tables.features.catalogue import Declared, kinds, kinds_of_limits, read, shipped
+from tables.features.kind import Declarable, Kind
+from tables.features.limit_kinds import Limit
+from tables.features.limits import DeclaredLimit
 from tables.features.parameters import Parameter, declared, parameters, sentence, toml
 from tables.features.plan import Plan, plan_of
 
-_OF_ALL = frozenset(Kind.__struct_fields__)
+_OF_ALL = frozenset({*Kind.__struct_fields__, *Limit.__struct_fields__})
 
 
 def run_list(settings: Settings) -> int:
-    """Print a row a feature, in the order of the catalogue."""
+    """Print a row a feature, in the order of the catalogue, then a row a limit."""
     catalogue = shipped() if settings.features is None else read(settings.features)
     headings = ["feature", "kind", "whose", "parameters", "columns", "meaning"]
-    print_table(headings, [_feature_row(one) for one in catalogue], right=frozenset({"columns"}))
+    print_table(headings, [_feature_row(one) for one in catalogue.features], right=frozenset({"columns"}))
+    if catalogue.limits:
+        print_table(["limit", "kind", "parameters", "meaning"], [_limit_row(one) for one in catalogue.limits])
     return 0
 
 
 def run_kinds() -> int:
-    """Print a row a kind."""
+    """Print a row a kind: of features, then of limits."""
     print_table(["kind", "parameters", "what it is"], [_kind_row(kind) for kind in kinds().values()])
-    err.print("every feature may have a `meaning` (a text) and `edges` (numbers) as well; more in docs/features.md")
+    print_table(["kind of limit", "parameters", "what it is"], [_kind_row(kind) for kind in kinds_of_limits().values()])
+    err.print(
+        "every feature may have a `meaning` (a text) and `edges` (numbers) as well, every limit a `meaning` and `slots`"
+        " (texts); more in docs/features.md"
+    )
     return 0
 
 
@@ -40,19 +48,30 @@ def run_check(settings: Settings, file: Path | None) -> int:
         ("attributes", _attributes(plan)),
         ("traits", [name for feature in features for name in feature.trait_fields()]),
         ("context", sorted(plan.context_fields)),
+        ("limits", [f"{one.name} ({one.limit.kind})" for one in plan.limits]),
     ):
         out.print(f"  {what:<11} {', '.join(dict.fromkeys(names)) or 'none'}", markup=False)
     return 0
 
 
 def _feature_row(one: Declared) -> list[str]:
-    told = ", ".join(f"{name} = {toml(value)}" for name, value in declared(one.feature).items())
     feature = one.feature
-    meaning = feature.meaning or sentence(type(feature))
-    return [one.name, feature.kind, feature.place(), told, str(len(feature.suffixes())), meaning]
+    return [one.name, feature.kind, feature.place(), _fields(feature), str(len(feature.suffixes())), _meaning(feature)]
 
 
-def _kind_row(kind: type[Kind]) -> list[str]:
+def _limit_row(one: DeclaredLimit) -> list[str]:
+    return [one.name, one.limit.kind, _fields(one.limit), _meaning(one.limit)]
+
+
+def _fields(held: Declarable) -> str:
+    return ", ".join(f"{name} = {toml(value)}" for name, value in declared(held).items())
+
+
+def _meaning(held: Declarable) -> str:
+    return held.meaning or sentence(type(held))
+
+
+def _kind_row(kind: type[Declarable]) -> list[str]:
     told = [_told(one) for one in parameters(kind) if one.name not in _OF_ALL]
     return [kind.kind, ", ".join(told), sentence(kind)]
 

@@ -10,7 +10,8 @@ from models.registry import Registry
 from persona_stream.explain.past import Past
 from persona_stream.kafka.writer import BatchWriter
 from persona_stream.serving.decisions import DecisionLog
-from persona_stream.serving.engine import LOGGED_ITEMS, Engine, best
+from persona_stream.serving.engine import LOGGED_ITEMS, Engine
+from persona_stream.serving.placing import Placed
 from persona_stream.serving.questions import Question
 from persona_stream.serving.scorers import RANKER, Scored
 from persona_stream.vocabulary.config import Settings
@@ -34,10 +35,7 @@ class Again(Struct):
     question: Question
     scored: Scored
     fallback: str | None
-    order: list[int]
-    """Places in the question's items, best first."""
-    scores: list[float]
-    """By place in `order`."""
+    placed: Placed
     withheld: list[str]
     logged: Floats
     """The features as logged: a row an item shown, a column a name of `names`."""
@@ -77,9 +75,9 @@ async def ask_again(settings: Settings, decision: Decision, past: Past) -> Again
     scored, fallback = engine.score(question)
     if decision.fallback in _HISTORY_ALONE and fallback == "deadline":
         fallback = decision.fallback
-    order, scores = best(scored, min(decision.k or len(decision.items), LOGGED_ITEMS))
+    placed = engine.place(question, scored, min(decision.k or len(decision.items), LOGGED_ITEMS))
     withheld = engine.shown([*items, *decision.withheld], decision.as_of_ms)[1]
-    return Again(engine, features, question, scored, fallback, order.tolist(), scores, withheld, logged, names)
+    return Again(engine, features, question, scored, fallback, placed, withheld, logged, names)
 
 
 def _width(decision: Decision, features: FeatureSet) -> int:

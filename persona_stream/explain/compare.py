@@ -1,6 +1,7 @@
 """Where today's answer differs from the one logged, step by step in the order in which an answer is made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from persona_stream.explain.again import Again
 from persona_stream.explain.past import Past
+from persona_stream.explain.rules import told_limit
 from persona_stream.serving.candidates import MAX_CANDIDATES
 from persona_stream.vocabulary.messages import Decision
 from tables.counters import Floats
@@ -16,6 +18,9 @@ TOLERANCE = 2e-6
 """Relative. Scores are logged with six digits, and another processor may round the last bit of a float32 otherwise."""
 _BY_ITEM = frozenset({"ranker", "online", "history"})
 """Policies whose score of an item does not depend on the rest of the list."""
+
+
+Limits = Mapping[str, Mapping[str, Any]]
 
 
 class Difference(Struct, omit_defaults=True):
@@ -73,6 +78,14 @@ def _of_definition(decision: Decision, again: Again) -> Iterator[Difference]:
     then, today = decision.feature_hash, again.features.hash
     if then != today:
         yield Difference("definition", f"features were defined as {then} then and are as {today} today")
+    limits = {one.name: one.told() for one in again.placed.limits}
+    # Their order, too, is what they mean.
+    if list(decision.limits.items()) != list(limits.items()):
+        yield Difference("definition", f"limits were {_told(decision.limits)} then and are {_told(limits)} today")
+
+
+def _told(limits: Limits) -> str:
+    return "; ".join(f"{name}: {told_limit(fields)}" for name, fields in limits.items()) or "none"
 
 
 def _of_policy(decision: Decision, again: Again) -> Iterator[Difference]:
@@ -110,7 +123,7 @@ def _of_scores(decision: Decision, again: Again) -> Iterator[Difference]:
 def _of_order(decision: Decision, again: Again) -> Iterator[Difference]:
     if not is_whole(decision) and decision.policy not in _BY_ITEM:
         return
-    today = [again.question.items[at] for at in again.order]
+    today = [again.question.items[at] for at in again.placed.order.tolist()]
     if today == decision.items:
         return
     first = next(

@@ -124,7 +124,7 @@ def _told(decision: Decision) -> Told:
 def _items(decision: Decision, again: Again, expected: dict[str, str]) -> list[ItemThen]:
     today, question = scores_today(again), again.question
     place = {item: at for at, item in enumerate(question.items)}
-    rank_today = {question.items[at]: rank for rank, at in enumerate(again.order, start=1)}
+    rank_today = {question.items[at]: rank for rank, at in enumerate(again.placed.order.tolist(), start=1)}
     other = "trending" if decision.asked == "recommend" else ""
     shown = []
     for row, item in enumerate(decision.items):

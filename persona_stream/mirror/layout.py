@@ -30,7 +30,7 @@ Row = list[str]
 RECENT_ITEMS_SHOWN = 20
 _COUNTS = ("last_event_ms", "first_event_ms", *(f"total_{kind}" for kind in KINDS))
 # Fields are a contract with other services: they are those of the shipped catalogue, whatever this system ranks by.
-_PLAN = Plan(shipped())
+_PLAN = Plan(shipped().features)
 _USER_FEATURES = _PLAN.user_counter_names
 # Co-visits are with a user's latest items: an item alone has none.
 _ITEM_COLUMNS = [at for at, name in enumerate(_PLAN.item_names) if name not in _PLAN.covisit_names]

@@ -20,6 +20,7 @@ from persona_stream.serving.decisions import DecisionLog
 from persona_stream.serving.freshness import Freshness, freshness
 from persona_stream.serving.history_rule import history_features, history_scores
 from persona_stream.serving.item_columns import ItemColumns, Rows
+from persona_stream.serving.placing import Placed, place
 from persona_stream.serving.positions import PositionsNow
 from persona_stream.serving.questions import Gathered, Question, gather
 from persona_stream.serving.replica import Replica
@@ -219,17 +220,21 @@ class Engine:
         return started_s + (deadline_ms or self._settings.deadline_ms) / 1000
 
     def _answer(self, question: Question, scored: Scored, fallback: str | None, k: int, *, explain: bool) -> Answer:
-        order, scores = best(scored, k)
+        placed = self.place(question, scored, k)
+        order = placed.order.tolist()
         ts_ms = time.time_ns() // 1_000_000
         decision_id = new_id(ts_ms)
         ranked = [
             RankedItem(question.items[at], score, rank)
-            for rank, (at, score) in enumerate(zip(order.tolist(), scores, strict=True), start=1)
+            for rank, (at, score) in enumerate(zip(order, placed.scores, strict=True), start=1)
         ]
+        if placed.limited:
+            for item, at in zip(ranked, order, strict=True):
+                item.limited = placed.limited.get(at)
         if explain:
-            for item, at in zip(ranked, order.tolist(), strict=True):
+            for item, at in zip(ranked, order, strict=True):
                 item.features = named(self.plan.features.names, question.features[at])
-        self._log(decision_id, ts_ms, question, scored, fallback, ranked, order, k)
+        self._log(decision_id, ts_ms, question, scored, fallback, ranked, placed, k)
         return Answer(decision_id, ranked, scored.model, scored.policy, fallback, rfc3339(question.as_of_ms))
 
     def score(self, question: Question) -> tuple[Scored, str | None]:
@@ -264,6 +269,10 @@ class Engine:
             return [(self._history_scores(question), reason) for question in questions]
         return [(one, None if self.replica.error is None else "replica-stopped") for one in scored]
 
+    def place(self, question: Question, scored: Scored, k: int) -> Placed:
+        """The first `k` of the question's items as they are answered: by score, within the limits of the slot."""
+        return place(scored, k, self.plan.limits, question.slot, lambda: self.gathered(question).inputs)
+
     def _history_scores(self, question: Question) -> Scored:
         return Scored(history_scores(history_features(self.gathered(question))), "history", "")
 
@@ -297,13 +306,13 @@ class Engine:
         scored: Scored,
         fallback: str | None,
         ranked: list[RankedItem],
-        order: Rows,
+        placed: Placed,
         k: int,
     ) -> None:
         if self._settings.generation:
             # The log of decisions is of what users were shown: training and experiments go by it.
             return
-        logged = ranked[:LOGGED_ITEMS]
+        logged, order = ranked[:LOGGED_ITEMS], placed.order[:LOGGED_ITEMS]
         # Headers that tell a country come in any case.
         fields = self.plan.context_fields
         told_context = {k: v for k, v in question.context.items() if k in fields or k.lower() in fields}
@@ -321,10 +330,10 @@ class Engine:
                 fallback=fallback,
                 items=[item.item for item in logged],
                 scores=[item.score for item in logged],
-                # The order follows from the scores alone: each item stood where it stood with certainty.
+                # The order follows from scores and limits alone: each item stood where it stood with certainty.
                 propensities=[1.0] * len(logged),
                 feature_hash=self.plan.features.hash,
-                features=question.features[order[:LOGGED_ITEMS]].tobytes(),
+                features=question.features[order].tobytes(),
                 candidates=len(question.items),
                 asked=question.asked,
                 k=k,
@@ -336,6 +345,8 @@ class Engine:
                 user_applied=question.state.applied if question.state else -1,
                 learner=self.scorers.learned,
                 state=state,
+                limits=placed.told_limits(),
+                limited={question.items[at]: name for at, name in placed.told_limited(LOGGED_ITEMS).items()},
             )
         )
 
@@ -348,9 +359,3 @@ def _aligned(context: Mapping[str, Any], items: Sequence[str], shown: Sequence[s
         name: [value[at] for at in kept] if isinstance(value, list) and len(value) == len(items) else value
         for name, value in context.items()
     }
-
-
-def best(scored: Scored, k: int) -> tuple[Rows, list[float]]:
-    """Places of the `k` highest scores, highest first and equal ones as given, and their scores as answered."""
-    order = np.argsort(-scored.scores, kind="stable")[:k]
-    return order, np.round(scored.scores[order], 6).tolist()

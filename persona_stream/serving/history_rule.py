@@ -22,7 +22,7 @@ _PLAN = Plan(
         covisits = { kind = "covisits" }
         """,
         __name__,
-    )
+    ).features
 )
 NAMES = _PLAN.features.names
 WEIGHTS = np.array([0.01 if name == "item_events_total" else 1.0 for name in NAMES])

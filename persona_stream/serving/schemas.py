@@ -26,13 +26,15 @@ class RankRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RankedItem(Struct, omit_defaults=True):
-    """An item of an answer; `rank` counts from 1."""
+    """An item of an answer; `rank` counts from 1. `limited` names the limit that moved it behind lower scores."""
 
     item: str
     score: float
     rank: int
     features: dict[str, float | None] | None = None
     """With `explain`: what the item was scored with."""
+    limited: str | None = None
+    """The limit that moved it behind items with lower scores."""
 
 
 class Answer(Struct):

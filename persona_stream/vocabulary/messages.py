@@ -167,6 +167,10 @@ class Decision(Struct, kw_only=True, omit_defaults=True, gc=False):
     """By partition of the examples, the offset up to which the online model had learned; -1: nothing."""
     state: Positions | None = None
     """What the server held then; None in decisions older than this field."""
+    limits: dict[str, dict[str, Any]] = {}
+    """The limits that held, in their order: name -> kind and parameters, as declared."""
+    limited: dict[str, str] = {}
+    """Of items logged, or that would have been by score alone: the limit that moved it behind lower scores."""
 
 
 class ModelRecord(Struct, array_like=True):

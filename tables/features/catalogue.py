@@ -1,4 +1,4 @@
-"""The catalogue of features: a TOML file that declares each by its kind and parameters.
+"""The catalogue of features and limits: a TOML file that declares each by its kind and parameters.
 
     [features]
     item_clicks_1h = { kind = "window_count", scope = "item", events = ["click"], window = "1h" }
@@ -8,6 +8,9 @@
     attribute = "price"
     events = ["purchase"]
 
+    [limits]                                        # what may stand where in an answer, whatever it was scored
+    mixed = { kind = "spread", attribute = "category", most = 3 }
+
 A mistake is refused with its line and key, and with what would be right.
 """
 
@@ -15,10 +18,11 @@ import functools
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +34,7 @@ from tables.features import (
     counter_kinds,
     decayed_kinds,
     history_kinds,
+    limit_kinds,
     list_kinds,
     pair_kinds,
     python_kind,
@@ -39,7 +44,9 @@ from tables.features import (
     value_kinds,
     within_list_kinds,
 )
-from tables.features.kind import Kind
+from tables.features.kind import Declarable, Kind
+from tables.features.limit_kinds import Limit
+from tables.features.limits import LIMITS_MOST, DeclaredLimit
 from tables.features.mistakes import Source, guess
 from tables.features.toml_lines import Path as KeyPath
 
@@ -61,6 +68,9 @@ _MODULES = (
     python_kind,
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_KEYS = ("features", "limits", "include")
+
+D = TypeVar("D", bound=Declarable)
 
 
 class Declared(Struct, frozen=True):
@@ -70,15 +80,32 @@ class Declared(Struct, frozen=True):
     feature: Kind
 
 
+class Catalogue(Struct, frozen=True):
+    """What a file declares, in its order."""
+
+    features: list[Declared]
+    limits: list[DeclaredLimit] = []
+
+
 @functools.cache
 def kinds() -> dict[str, type[Kind]]:
-    """Every kind by its name, in the order of docs/features.md."""
-    found: dict[str, type[Kind]] = {}
-    for module in _MODULES:
+    """Every kind of feature by its name, in the order of docs/features.md."""
+    return _kinds_in(_MODULES, Kind)
+
+
+@functools.cache
+def kinds_of_limits() -> dict[str, type[Limit]]:
+    """Every kind of limit by its name, in the order of docs/features.md."""
+    return _kinds_in((limit_kinds,), Limit)
+
+
+def _kinds_in(modules: Sequence[ModuleType], base: type[D]) -> dict[str, type[D]]:
+    found: dict[str, type[D]] = {}
+    for module in modules:
         for one in vars(module).values():
             if (
                 isinstance(one, type)
-                and issubclass(one, Kind)
+                and issubclass(one, base)
                 and one.__module__ == module.__name__
                 and hasattr(one, "kind")
             ):
@@ -86,13 +113,13 @@ def kinds() -> dict[str, type[Kind]]:
     return found
 
 
-def shipped() -> list[Declared]:
+def shipped() -> Catalogue:
     """The catalogue that comes with persona-stream."""
     text = resources.files("tables.features").joinpath(SHIPPED).read_text(encoding="utf-8")
     return parse(text, SHIPPED)
 
 
-def read(path: Path) -> list[Declared]:
+def read(path: Path) -> Catalogue:
     """The catalogue in a file. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -105,10 +132,10 @@ def read(path: Path) -> list[Declared]:
     return parse(text, str(path))
 
 
-def parse(text: str, where: str) -> list[Declared]:
-    """Declared features in their order. Raises ConfigError, which names line and key of the first mistake.
+def parse(text: str, where: str) -> Catalogue:
+    """What a catalogue declares. Raises ConfigError, which names line and key of the first mistake.
 
-    >>> [one.name for one in parse('[features]\\nhow_new = { kind = "age" }', "my.toml")]
+    >>> [one.name for one in parse('[features]\\nhow_new = { kind = "age" }', "my.toml").features]
     ['how_new']
     >>> parse('[features]\\nhow_new = { kind = "agee" }', "my.toml")
     Traceback (most recent call last):
@@ -121,23 +148,31 @@ Did you mean "age"? `persona-stream features list --kinds` lists all.
         held = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise source.no_toml(error) from None
-    return [Declared(name, _declared(name, fields, source)) for name, fields in _features(held, source).items()]
+    features = [Declared(name, _feature(name, fields, source)) for name, fields in _features(held, source).items()]
+    return Catalogue(features, _limits(held, source))
 
 
 def _features(held: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
     for key in held:
-        if key not in {"features", "include"}:
-            raise source.error((key,), "a catalogue has the keys `features` and `include`.")
+        if key not in _KEYS:
+            keys = ", ".join(f"`{one}`" for one in _KEYS[:-1])
+            raise source.error((key,), f"a catalogue has the keys {keys} and `{_KEYS[-1]}`.")
     include = held.get("include", [])
     if not isinstance(include, list) or any(one != "shipped" for one in include):
         raise source.error(("include",), 'what can be included is the shipped catalogue: include = ["shipped"].')
-    table = held.get("features", {})
-    if not isinstance(table, dict):
-        raise source.error(("features",), "this must be a table: `[features]`.")
+    table = _table(held, "features", source)
     own = {**_shipped_tables(), **table} if include else table
     if not own:
-        raise source.error(("features",), "no feature is declared.")
+        hint = 'include = ["shipped"] takes the shipped features along.'
+        raise source.error(("features",), "no feature is declared.", hint=hint)
     return own
+
+
+def _table(held: Mapping[str, Any], key: str, source: Source) -> Mapping[str, Any]:
+    table = held.get(key, {})
+    if not isinstance(table, dict):
+        raise source.error((key,), f"this must be a table: `[{key}]`.")
+    return table
 
 
 def _shipped_tables() -> dict[str, Any]:
@@ -146,27 +181,40 @@ def _shipped_tables() -> dict[str, Any]:
     return tables
 
 
-def _declared(name: str, fields: object, source: Source) -> Kind:
+def _feature(name: str, fields: object, source: Source) -> Kind:
     path = ("features", name)
-    if not _NAME.fullmatch(name):
-        raise source.error(
-            path, "a name is of at most 63 lower-case letters, digits and `_`, and begins with a letter."
-        )
-    if not isinstance(fields, dict):
-        raise source.error(path, 'a feature is a table: { kind = "...", ... }.')
-    named, known = fields.get("kind"), kinds()
-    kind = known.get(named) if isinstance(named, str) else None
-    if kind is None:
-        wrong = f"there is no kind {named!r}." if "kind" in fields else "a feature needs a `kind`."
-        hint = f"{guess(str(named), known)}`persona-stream features list --kinds` lists all."
-        raise source.error((*path, "kind"), wrong, hint=hint)
-    try:
-        feature = msgspec.convert({key: value for key, value in fields.items() if key != "kind"}, kind)
-    except msgspec.ValidationError as error:
-        raise source.bad_parameter(error, path, kind) from None
+    feature = _declared(path, fields, kinds(), source)
     _check_edges(feature, path, source)
     _check_columns(name, feature, path, source)
     return feature
+
+
+def _limits(held: Mapping[str, Any], source: Source) -> list[DeclaredLimit]:
+    table, known = _table(held, "limits", source), kinds_of_limits()
+    if len(table) > LIMITS_MOST:
+        raise source.error(("limits", list(table)[LIMITS_MOST]), f"a catalogue has at most {LIMITS_MOST} limits.")
+    return [DeclaredLimit(name, _declared(("limits", name), fields, known, source)) for name, fields in table.items()]
+
+
+def _declared(path: tuple[str, str], fields: object, known: Mapping[str, type[D]], source: Source) -> D:
+    """What is declared at a path by its kind, which is one of those known."""
+    if not _NAME.fullmatch(path[1]):
+        raise source.error(
+            path, "a name is of at most 63 lower-case letters, digits and `_`, and begins with a letter."
+        )
+    what = path[0].removesuffix("s")
+    if not isinstance(fields, dict):
+        raise source.error(path, f'a {what} is a table: {{ kind = "...", ... }}.')
+    named = fields.get("kind")
+    kind = known.get(named) if isinstance(named, str) else None
+    if kind is None:
+        wrong = f"there is no kind {named!r}." if "kind" in fields else f"a {what} needs a `kind`."
+        hint = f"{guess(str(named), known)}`persona-stream features list --kinds` lists all."
+        raise source.error((*path, "kind"), wrong, hint=hint)
+    try:
+        return msgspec.convert({key: value for key, value in fields.items() if key != "kind"}, kind)
+    except msgspec.ValidationError as error:
+        raise source.bad_parameter(error, path, kind) from None
 
 
 def _check_edges(feature: Kind, path: KeyPath, source: Source) -> None:

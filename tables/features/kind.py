@@ -52,15 +52,21 @@ Place = Literal["user", "item", "pair", "row"]
 """What n counts: users (questions), items, touched rows (segments of `Touches`), or rows."""
 
 
-class Kind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A declared feature of one kind; the fields are its parameters."""
+class Declarable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a catalogue declares by its kind; the fields are the parameters."""
 
     meaning: str = ""
-    """What the feature is for, in words of whoever declared it."""
+    """What it is for, in words of whoever declared it."""
+
+    kind: ClassVar[str]
+
+
+class Kind(Declarable, frozen=True, kw_only=True):
+    """A declared feature of one kind; the fields are its parameters."""
+
     edges: Edges | None = None
     """What cuts the range into bins for the online learner; by default what suits the kind."""
 
-    kind: ClassVar[str]
     version: ClassVar[int] = 1
     """Grows when the same declaration comes to mean another number: models of before are then refused."""
     over_counters: ClassVar[bool] = False

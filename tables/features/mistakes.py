@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from persona_stream.vocabulary.errors import ConfigError
-from tables.features.kind import Kind
+from tables.features.kind import Declarable
 from tables.features.parameters import parameters
 from tables.features.toml_lines import Path, key_lines
 
@@ -42,7 +42,7 @@ class Source:
             f"{self._place(line)}: {_TOML_PLACE.sub('', told)}.", hint="Features are declared in TOML, each once."
         )
 
-    def bad_parameter(self, error: msgspec.ValidationError, path: Path, kind: type[Kind]) -> ConfigError:
+    def bad_parameter(self, error: msgspec.ValidationError, path: Path, kind: type[Declarable]) -> ConfigError:
         """A declaration that is not what its kind takes."""
         said = _AT.sub("", str(error)).rstrip(".")
         known = {one.name: one for one in parameters(kind)}

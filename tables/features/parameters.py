@@ -7,7 +7,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
 from persona_stream.vocabulary.meanings import field_meanings
-from tables.features.kind import Kind
+from tables.features.kind import Declarable, Kind
+from tables.features.limit_kinds import Limit
 
 
 class Parameter(Struct, frozen=True):
@@ -20,11 +21,11 @@ class Parameter(Struct, frozen=True):
     meaning: str
 
 
-def parameters(kind: type[Kind]) -> list[Parameter]:
+def parameters(kind: type[Declarable]) -> list[Parameter]:
     """Those that must be declared first, those that every kind has last."""
     meanings = field_meanings(kind)
     hints = get_type_hints(kind, include_extras=True)
-    common = Kind.__struct_fields__
+    common = (Limit if issubclass(kind, Limit) else Kind).__struct_fields__
     fields = sorted(msgspec.structs.fields(kind), key=lambda field: (field.name in common, not field.required))
     return [
         Parameter(field.encode_name, _words(hints[field.name]), field.required, _default(field), meanings[field.name])
@@ -32,8 +33,8 @@ def parameters(kind: type[Kind]) -> list[Parameter]:
     ]
 
 
-def declared(feature: Kind) -> dict[str, Any]:
-    """The parameters of a feature that are not as by default, `meaning` aside."""
+def declared(feature: Declarable) -> dict[str, Any]:
+    """The parameters of a feature or a limit that are not as by default, `meaning` aside."""
     fields = msgspec.structs.fields(feature)
     held = {field.encode_name: (getattr(feature, field.name), field.default) for field in fields}
     return {name: value for name, (value, default) in held.items() if value != default and name != "meaning"}
@@ -45,12 +46,12 @@ def toml(value: object) -> str:
     >>> toml(("click", "view")), toml(0.5), toml("1h")
     ('["click", "view"]', '0.5', '"1h"')
     """
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(toml, value))}]"
     return msgspec.json.encode(value).decode()
 
 
-def sentence(kind: type[Kind]) -> str:
+def sentence(kind: type[Declarable]) -> str:
     """The first sentence of what a kind says of itself."""
     told = " ".join((kind.__doc__ or "").partition(">>>")[0].split())
     return told.partition(". ")[0].rstrip(".") + "."

@@ -21,13 +21,18 @@ from tables.features.blocks import CounterBlock, Indices, Rows
 from tables.features.catalogue import Declared, read, shipped
 from tables.features.counter_kinds import Covisits
 from tables.features.kind import Evaluate, Kind
+from tables.features.limits import DeclaredLimit, needs_of
 from tables.features.python_kind import Python
 
 
 class Plan:
-    """Computes the features of a catalogue. `features` names the columns, the person's first."""
+    """Computes the features of a catalogue. `features` names the columns, the person's first.
 
-    def __init__(self, declared: Sequence[Declared]) -> None:
+    `limits` are those of the catalogue: numbers do not depend on them, and the hash of the features does not either.
+    """
+
+    def __init__(self, declared: Sequence[Declared], limits: Sequence[DeclaredLimit] = ()) -> None:
+        self.limits = tuple(limits)
         person = [one for one in declared if one.feature.place() != "item"]
         item = [one for one in declared if one.feature.place() == "item"]
         self.declared = (*person, *item)
@@ -48,7 +53,7 @@ class Plan:
             edges=tuple(edges for one in self.declared for edges in _edges(one.feature)),
             hash=_hash(self.declared),
         )
-        self.needs = _needs(one.feature for one in declared)
+        self.needs = _needs(one.feature for one in declared).merged(needs_of(self.limits))
         self.context_fields = frozenset(name for one in declared for name in one.feature.context_fields())
         """The fields of a request's context that features depend on."""
 
@@ -125,7 +130,8 @@ def feature_set(settings: Settings) -> FeatureSet:
 
 @lru_cache(maxsize=8)
 def _compiled(path: Path | None) -> Plan:
-    return Plan(shipped() if path is None else read(path))
+    catalogue = shipped() if path is None else read(path)
+    return Plan(catalogue.features, catalogue.limits)
 
 
 def _names(declared: Iterable[Declared]) -> tuple[str, ...]:

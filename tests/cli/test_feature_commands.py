@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tables.features.catalogue import kinds, shipped
+from tables.features.catalogue import kinds, kinds_of_limits, shipped
 
 OWN = """
 [features]
@@ -83,15 +83,29 @@ def test_list_shows_what_is_declared(call: Call, own: Path) -> None:
 
 def test_list_shows_the_shipped_catalogue_where_none_is_named(call: Call) -> None:
     done = call("features", "list")
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()[1:]] == [one.name for one in shipped()]
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()[1:]] == [one.name for one in shipped().features]
 
 
 def test_list_shows_every_kind(call: Call) -> None:
     rows = [line.split("\t") for line in call("features", "list", "--kinds").stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == list(kinds())
+    assert [row[0] for row in rows] == [*kinds(), "kind of limit", *kinds_of_limits()]
     told = {row[0]: row[1] for row in rows}
     assert told["rate"] == 'top, bottom, scope = "item", [window], rate = 0.05, trials = 20.0'
     assert told["position"] == ""
+    assert told["spread"] == "attribute, most, first = 10"
+
+
+def test_list_and_check_show_limits(call: Call, own: Path) -> None:
+    own.write_text(OWN + '[limits]\nmixed = { kind = "spread", attribute = "brand", most = 2, slots = ["home"] }\n')
+    *_, headings, row = [
+        line.split("\t") for line in call("features", "list", "--features", str(own)).stdout.splitlines()
+    ]
+    assert headings == ["limit", "kind", "parameters", "meaning"]
+    assert row[:3] == ["mixed", "spread", 'slots = ["home"], attribute = "brand", most = 2']
+    assert row[3].startswith("At most so many items of one value among the first")
+    told = call("features", "check", str(own)).stdout.splitlines()
+    assert told[1].split(maxsplit=1)[1] == "price (numbers), genre (values), brand (values)"
+    assert told[-1].split() == ["limits", "mixed", "(spread)"]
 
 
 def test_check_says_what_a_catalogue_comes_to(call: Call, own: Path) -> None:
@@ -103,6 +117,7 @@ def test_check_says_what_a_catalogue_comes_to(call: Call, own: Path) -> None:
         ["attributes", "price (numbers), genre (values)"],
         ["traits", "age, tz"],
         ["context", "tz, wish"],
+        ["limits", "none"],
     ]
     named = call("features", "check", PERSONA_FEATURES=str(own))
     assert named.stdout == done.stdout

@@ -1,4 +1,4 @@
-"""The parts of docs/features.md that follow from the code: every kind, and the shipped catalogue.
+"""The parts of docs/features.md that follow from the code: every kind, of limits too, and the shipped catalogue.
 
 `python tests/docs/doc_features.py` writes them anew; a test compares them with the code.
 """
@@ -8,7 +8,7 @@ import doctest
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -17,8 +17,9 @@ import orjson
 from doc_blocks import ROOT
 from doc_tables import filled, heading, table
 
-from tables.features.catalogue import kinds, shipped
-from tables.features.kind import Kind
+from tables.features.catalogue import kinds, kinds_of_limits, shipped
+from tables.features.kind import Declarable, Kind
+from tables.features.limit_kinds import Limit
 from tables.features.parameters import declared, parameters, toml
 
 FEATURES = ROOT / "docs" / "features.md"
@@ -26,13 +27,22 @@ _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _ASKED = _NOON + timedelta(hours=1)
 _GIVEN = ("feature", "events", "user", "ask")
 """Parameters of `told` that examples give by position."""
+_GIVEN_LIMIT = ("limit", "ask", "events", "user")
+"""Those of `limited`."""
 _WIDTH = 120
-_OF_ALL = frozenset(Kind.__struct_fields__)
+_OF_ALL = frozenset({*Kind.__struct_fields__, *Limit.__struct_fields__})
 
 
 def with_features(text: str) -> str:
     """docs/features.md with its marked parts as the code has them."""
-    return filled(text, {"of-all": table(_parameter_rows(Kind)), "kinds": _kinds(), "shipped": table(_shipped_rows())})
+    parts = {
+        "of-all": table(_parameter_rows(Kind)),
+        "kinds": _kinds(),
+        "of-all-limits": table(_parameter_rows(Limit)),
+        "limits": "\n" + "".join(_kind(kind, _limit_example) for kind in kinds_of_limits().values()),
+        "shipped": table(_shipped_rows()),
+    }
+    return filled(text, parts)
 
 
 def _kinds() -> str:
@@ -42,17 +52,17 @@ def _kinds() -> str:
             module = kind.__module__
             title = module.rpartition(".")[2].replace("_", " ").capitalize()
             told += f"### {title}\n\n{_flowing(inspect.getdoc(sys.modules[module]) or '')}\n"
-        told += _kind(kind)
+        told += _kind(kind, _feature_example)
     return told
 
 
-def _kind(kind: type[Kind]) -> str:
+def _kind(kind: type[Declarable], example_of: Callable[[str, str], str]) -> str:
     text, _, _ = (inspect.getdoc(kind) or "").partition(">>>")
     told = f"#### {kind.kind}\n\n{_flowing(text)}\n"
     if any(one.name not in _OF_ALL for one in parameters(kind)):
         told += f"{table(_parameter_rows(kind))}\n"
     for example in doctest.DocTestParser().get_examples(inspect.getdoc(kind) or ""):
-        told += _example(_call(example.source), example.want)
+        told += example_of(example.source, example.want)
     return told
 
 
@@ -60,17 +70,17 @@ def _flowing(text: str) -> str:
     return "\n".join(f"{textwrap.fill(paragraph, _WIDTH)}\n" for paragraph in text.strip().split("\n\n"))
 
 
-def _parameter_rows(kind: type[Kind]) -> Iterator[Iterable[str]]:
+def _parameter_rows(kind: type[Declarable]) -> Iterator[Iterable[str]]:
     yield from heading("parameter", "is", "default", "meaning")
     for one in parameters(kind):
-        if kind is Kind or one.name not in _OF_ALL:
+        if kind in (Kind, Limit) or one.name not in _OF_ALL:
             default = "required" if one.required else f"`{one.default}`" if one.default else "unset"
             yield f"`{one.name}`", one.type, default, one.meaning
 
 
 def _shipped_rows() -> Iterator[Iterable[str]]:
     yield from heading("feature", "kind", "parameters", "whose")
-    for one in shipped():
+    for one in shipped().features:
         told = ", ".join(f"{name} = {toml(value)}" for name, value in declared(one.feature).items())
         yield (
             f"`{one.name}`",
@@ -80,18 +90,28 @@ def _shipped_rows() -> Iterator[Iterable[str]]:
         )
 
 
-def _call(source: str) -> dict[str, Any]:
-    """What an example's call of `told` is given."""
+def _call(source: str, names: Sequence[str]) -> dict[str, Any]:
+    """What an example's call is given."""
     call = ast.parse(source.strip(), mode="eval").body
     assert isinstance(call, ast.Call)
-    given = dict(zip(_GIVEN, map(ast.literal_eval, call.args), strict=False))
+    given = dict(zip(names, map(ast.literal_eval, call.args), strict=False))
     given |= {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     return {"events": (), "user": "u1", "ask": ("i1", "i2")} | given
 
 
-def _example(given: dict[str, Any], want: str) -> str:
-    feature = given["feature"].replace("= {", "= { ").replace("}", " }")
-    return f"```toml\n[features]\n{feature}\n```\n\n```text\n{''.join(_story(given))}\n{_result(given, want)}```\n\n"
+def _feature_example(source: str, want: str) -> str:
+    given = _call(source, _GIVEN)
+    return _example("features", given["feature"], given, _result(given, want))
+
+
+def _limit_example(source: str, want: str) -> str:
+    given = _call(source, _GIVEN_LIMIT)
+    return _example("limits", given["limit"], given, want)
+
+
+def _example(table: str, declared: str, given: dict[str, Any], result: str) -> str:
+    spaced = declared.replace("= {", "= { ").replace("}", " }")
+    return f"```toml\n[{table}]\n{spaced}\n```\n\n```text\n{''.join(_story(given))}\n{result}```\n\n"
 
 
 def _story(given: dict[str, Any]) -> Iterator[str]:

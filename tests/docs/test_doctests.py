@@ -1,4 +1,4 @@
-"""The examples in docstrings are executed; those of feature kinds have `told` (tests/support) at hand."""
+"""The examples in docstrings are executed; those of kinds have `told` and `limited` (tests/support) at hand."""
 
 import doctest
 import importlib
@@ -6,7 +6,7 @@ import pkgutil
 from types import ModuleType
 
 import pytest
-from support.told import told
+from support.told import limited, told
 
 import agents
 import models
@@ -27,5 +27,5 @@ def _modules() -> list[str]:
 @pytest.mark.parametrize("name", _modules())
 def test_examples_in_docstrings_hold(name: str) -> None:
     module: ModuleType = importlib.import_module(name)
-    failed, _ = doctest.testmod(module, extraglobs={"told": told}, optionflags=_FLAGS)
+    failed, _ = doctest.testmod(module, extraglobs={"told": told, "limited": limited}, optionflags=_FLAGS)
     assert failed == 0

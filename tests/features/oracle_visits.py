@@ -78,14 +78,14 @@ def pair_is_latest(world: World, asked: Asked, params: Params) -> Columns:
 
 
 def shown_count(world: World, asked: Asked, params: Params) -> Columns:
-    lists = _lists_within(world, asked, params)
+    lists = shown_lists_within(world, asked, params)
     return [[math.log1p(sum(item in shown for shown in lists)) for item in asked.items]]
 
 
 def shown_alike(world: World, asked: Asked, params: Params) -> Columns:
     """Each value that a shown item shares counts."""
     attribute, catalogue = params["attribute"], world.catalogue
-    shown = [catalogue.values(item, attribute) for items in _lists_within(world, asked, params) for item in items]
+    shown = [catalogue.values(item, attribute) for items in shown_lists_within(world, asked, params) for item in items]
     return [
         [
             math.log1p(sum(value in values for values in shown for value in catalogue.values(item, attribute)))
@@ -94,7 +94,8 @@ def shown_alike(world: World, asked: Asked, params: Params) -> Columns:
     ]
 
 
-def _lists_within(world: World, asked: Asked, params: Params) -> list[list[str]]:
+def shown_lists_within(world: World, asked: Asked, params: Params) -> list[list[str]]:
+    """The latest lists shown to the user, at most so long ago."""
     within_ms = span_ms(params["within"])
     return [shown for ts_ms, _, shown in world.lists(asked.user) if asked.as_of_ms - ts_ms < within_ms]
 

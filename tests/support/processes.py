@@ -132,6 +132,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
         "PERSONA_WORKER_PORT": str(settings.worker_port),
         "PERSONA_HTTP_PORT": str(settings.http_port),
         "PERSONA_GENERATION": str(settings.generation),
+        "PERSONA_FEATURES": str(settings.features or ""),
         "PERSONA_SESSION_GAP_MS": str(settings.session_gap_ms),
         "PERSONA_AUDIT_EVERY_MS": str(settings.audit_every_ms),
         "PERSONA_AUDIT_VALUES": str(settings.audit_values).lower(),

@@ -6,7 +6,7 @@ import pytest
 
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ConfigError
-from tables.features.catalogue import kinds, parse, read, shipped
+from tables.features.catalogue import kinds, kinds_of_limits, parse, read, shipped
 from tables.features.parameters import parameters, sentence
 from tables.features.plan import Plan, plan_of
 from tables.features.toml_lines import key_lines
@@ -17,6 +17,9 @@ WAYS = {
     "quoted": '["features" . bad]\n"kind" = "{kind}"\n"{name}" = {value}\n[features.behind]\nkind = "age"\n',
     "dotted": 'include = ["shipped"]\nfeatures.bad.kind = "{kind}"\nfeatures.bad.{name} = {value}\n',
 }
+ONE = 'features.one.kind = "age"\n'
+SHOWN = f'{ONE}[limits.a]\nkind = "shown"\nwithin = "1h"\n'
+SPREAD = f'{ONE}[limits.a]\nkind = "spread"\nattribute = "category"\n'
 LINES = {"inline": 4, "header": 7, "quoted": 3, "dotted": 3}
 
 
@@ -83,10 +86,31 @@ def test_a_mistake_is_told_with_line_and_key(way: str, kind: str, name: str, val
         ('[features.a]\nkind = "age"\nedges = [\n1,\n2,\n1.5,\n]', "line 6, `features.a.edges[2]`: edges ascend"),
         ('\ninclude = "shipped"', "line 2, `include`: what can be included is the shipped catalogue"),
         ('include = [\n"others"]', "line 1, `include`: what can be included is the shipped catalogue"),
-        ('[features]\na = { kind = "age" }\n[feature.b]', "line 3, `feature`: a catalogue has the keys `features` and"),
+        ('[features]\na = { kind = "age" }\n[feature.b]', "line 3, `feature`: a catalogue has the keys `features`, `l"),
         ("features = 3", "line 1, `features`: this must be a table"),
         ("[features]", "line 1, `features`: no feature is declared."),
         ("", "my.toml, `features`: no feature is declared."),
+        ("[limits]\n", "my.toml, `features`: no feature is declared. include"),
+        (f"{ONE}limits = 3", "line 2, `limits`: this must be a table: `[limits]`."),
+        (f"{ONE}[limits]\na = 3", "line 3, `limits.a`: a limit is a table"),
+        (f"{ONE}[limits.A]\n", "line 2, `limits.A`: a name is of at most 63"),
+        (f"{ONE}[limits.a]\nmost = 1", "line 2, `limits.a.kind`: a limit needs a `kind`."),
+        (f'{ONE}[limits.a]\nkind = "age"', "line 3, `limits.a.kind`: there is no kind 'age'."),
+        (f'{ONE}[limits.a]\nkind = "spred"', 'Did you mean "spread"?'),
+        (f"{SHOWN}most = 9", "line 5, `limits.a.most`: `most` of an item is at most 8: so many lists are known."),
+        (f"{SHOWN}most = 0", "line 5, `limits.a.most`: Expected `int` >= 1. `most` is a whole number from 1 to 1000."),
+        (f"{SHOWN}least = 1", "line 5, `limits.a.least`: Object contains unknown field `least`."),
+        (
+            f'{SHOWN}most = 2\nslots = ["home", 3]',
+            "line 6, `limits.a.slots[1]`: Expected `str`, got `int`. `slots` is a",
+        ),
+        (f"{SPREAD}most = 10", "line 5, `limits.a.most`: `most` must be below `first`"),
+        (f"{SPREAD}most = 3\nfirst = 101", "line 6, `limits.a.first`: Expected `int` <= 100."),
+        (f'{ONE}[limits.a]\nkind = "novel"\nfirst = 2\nleast = 3', "line 5, `limits.a.least`: `least` can't be above"),
+        (
+            ONE + "".join(f'limits.a{n} = {{ kind = "novel", least = 1 }}\n' for n in range(33)),
+            "line 34, `limits.a32`: a",
+        ),
     ],
 )
 def test_what_is_no_catalogue_is_told(text: str, says: str) -> None:
@@ -95,14 +119,23 @@ def test_what_is_no_catalogue_is_told(text: str, says: str) -> None:
 
 def test_values_may_hold_what_names_of_features_may_not() -> None:
     held = parse('[features]\ngenre = { kind = "string", attribute = "g", values = ["Sci-Fi: War", "{a, b}"] }', "")
-    assert Plan(held).features.names == ("genre=Sci-Fi: War", "genre={a, b}")
+    assert Plan(held.features).features.names == ("genre=Sci-Fi: War", "genre={a, b}")
 
 
 def test_a_catalogue_that_includes_the_shipped_one_has_both() -> None:
-    own = parse('include = ["shipped"]\n[features]\nmine = { kind = "age" }\nposition = { kind = "recency" }', "")
+    text = 'include = ["shipped"]\n[features]\nmine = { kind = "age" }\nposition = { kind = "recency" }'
+    own = parse(text, "").features
     names = [one.name for one in own]
-    assert names == [*(one.name for one in shipped()), "mine"]
+    assert names == [*(one.name for one in shipped().features), "mine"]
     assert own[names.index("position")].feature.kind == "recency"
+
+
+def test_limits_are_read_in_their_order_beside_shipped_features() -> None:
+    text = 'include = ["shipped"]\n[limits]\nb = { kind = "novel", least = 1 }\na = { kind = "novel", least = 2 }'
+    held = parse(text, "")
+    assert [one.name for one in held.limits] == ["b", "a"]
+    assert held.features == shipped().features
+    assert shipped().limits == []
 
 
 def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
@@ -136,6 +169,16 @@ last = true
         "a.b c.many.2.w.v": 10, "a.b c.many.2.w.v.0": 10, "list": 12, "list.last": 13,
     }  # fmt: skip
     assert key_lines(text.replace("\n", "\r\n")) == key_lines(text)
+
+
+@pytest.mark.parametrize("name", kinds_of_limits())
+def test_every_kind_of_limit_says_what_it_is_and_what_it_takes(name: str) -> None:
+    kind = kinds_of_limits()[name]
+    assert sentence(kind).endswith(".")
+    told = parameters(kind)
+    assert [one.required for one in told] == sorted([one.required for one in told], reverse=True)
+    assert [one.name for one in told[-2:]] == ["meaning", "slots"]
+    assert all(one.type and one.meaning for one in told)
 
 
 @pytest.mark.parametrize("name", kinds())
