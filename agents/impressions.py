@@ -10,6 +10,7 @@ from collections import deque
 from weakref import WeakKeyDictionary
 
 import msgspec
+from msgspec.structs import replace
 
 from agents.emissions import Emissions
 from persona_stream.stream.partition import Partition
@@ -27,6 +28,7 @@ from persona_stream.vocabulary.messages import (
     encode,
 )
 from persona_stream.vocabulary.topics import Topics
+from tables.features.plan import attribution_of
 from tables.impressions import (
     CLOSED_KEPT,
     NOT_CLOSED,
@@ -57,7 +59,7 @@ class Impressions:
 
     def __init__(self, settings: Settings) -> None:
         self._topics = Topics(settings.namespace)
-        self._window_ms = settings.attribution_window_ms
+        self._attribution = attribution_of(settings)
         self._patience_ms = settings.allowed_lateness_ms
         self._next: WeakKeyDictionary[Lists, tuple[Due, Closed]] = WeakKeyDictionary()
 
@@ -79,6 +81,8 @@ class Impressions:
                 if not isinstance(told, ShownRows):
                     progress.watermark_ms = max(progress.watermark_ms, told.ts_ms)
                 out.outcomes[self._apply(told, record.offset, lists, due, made)] += 1
+                for number, group in enumerate(told.others if isinstance(told, Outcome) else (), start=1):
+                    self._apply(replace(told, group=group), record.offset, lists, due, made, number)
             self._close_due(record.offset, lists, due, closed, made)
             while closed and closed[0][0] + CLOSED_KEPT <= record.offset:
                 lists.delete(closed.popleft()[1])
@@ -87,8 +91,8 @@ class Impressions:
         progress.advance(part)
         return out
 
-    def _apply(self, told: Shown, offset: int, lists: Lists, due: Due, made: "_Numbered") -> str:
-        """Fold one record; returns what became of it."""
+    def _apply(self, told: Shown, offset: int, lists: Lists, due: Due, made: "_Numbered", number: int = 0) -> str:
+        """Fold one record, or the part of it about one more list, by its number; returns what became of it."""
         state = lists.change(key_of(told.user, told.group))
         if offset <= state.applied:
             return "redelivered"
@@ -103,7 +107,7 @@ class Impressions:
             for item in add_rows(state, told):
                 made.positive(state, item, told.items.index(item))
         elif add_outcome(state, told):
-            made.positive(state, told.item, 0)
+            made.positive(state, told.item, number)
         # Rows that were waited for may be the last.
         if self._due_ms(state) != before_ms or isinstance(told, ShownRows):
             heapq.heappush(due, (self._due_ms(state), state.key))
@@ -126,7 +130,7 @@ class Impressions:
                 closed.append((offset, key))
 
     def _due_ms(self, state: ShownList) -> int:
-        return state.due_ms(self._window_ms, self._patience_ms)
+        return state.due_ms(self._attribution.window_of(state.slot), self._patience_ms)
 
     def _next_of(self, lists: Lists) -> tuple[Due, Closed]:
         found = self._next.get(lists)

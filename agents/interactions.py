@@ -21,7 +21,7 @@ from persona_stream.vocabulary.topics import Topics
 from tables.covisits import co_visited, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
-from tables.features.plan import Plan, plan_of
+from tables.features.plan import Plan, attribution_of, plan_of
 from tables.sketches import name_hash
 from tables.users import (
     HASH_MASK,
@@ -30,7 +30,7 @@ from tables.users import (
     Rules,
     UserState,
     admit,
-    answered_impression,
+    answered_impressions,
     apply_event,
     counted,
 )
@@ -48,7 +48,7 @@ def rules_of(settings: Settings) -> Rules:
     """The part of the settings that the users fold depends on."""
     return Rules(
         session_gap_ms=settings.session_gap_ms,
-        attribution_window_ms=settings.attribution_window_ms,
+        attribution=attribution_of(settings),
         segment_field=settings.segment_field,
         lateness_ms=settings.allowed_lateness_ms,
     )
@@ -264,12 +264,16 @@ class _SliceFold:
 
     def _choose(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
         """Tell of an outcome: of the list that it answers, or as an example of its own."""
-        impression = answered_impression(state, event, chosen.ts_ms, self._rules) if state.pending else None
-        group = impression[1] if impression else event.decision_id
-        if group is None:
+        answered = answered_impressions(state, event, chosen.ts_ms, self._rules) if state.pending else ()
+        # Two impressions of one name are one list.
+        groups = list(dict.fromkeys(name for _, name, _ in answered))
+        if not groups and event.decision_id is not None:
+            groups = [event.decision_id]
+        if not groups:
             self._add_choice(chosen, event, state, grade)
         elif self._examples is not None:
-            outcome = Outcome(event.user, group, chosen.ts_ms, chosen.source_offset, chosen.item, grade)
+            ts_ms, offset, others = chosen.ts_ms, chosen.source_offset, groups[1:]
+            outcome = Outcome(event.user, groups[0], ts_ms, offset, chosen.item, grade, others)
             self._out.emit(self._out.topics.shown, event.user, encode(outcome))
 
     def _add_choice(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:

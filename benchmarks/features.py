@@ -23,6 +23,7 @@ from persona_stream.stream.slices import LogRecord
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import CatalogueItem, parse_event, parse_item
 from persona_stream.vocabulary.messages import ItemEvent
+from tables.attribution import Attribution
 from tables.covisits import co_visited
 from tables.features.attributes import AttributeColumns
 from tables.features.blocks import Request, RowsBuilder
@@ -141,7 +142,7 @@ def _catalogue() -> AttributeColumns:
 def _user() -> UserState:
     """300 visits over a week or so, and six lists shown in the last minutes."""
     rng = random.Random(3)
-    rules = Rules(GAP_MS, GAP_MS, "segment", 3_600_000)
+    rules = Rules(GAP_MS, Attribution(GAP_MS), "segment", 3_600_000)
     state = UserState()
     kinds = ["view"] * 4 + ["click", "purchase"]
     times = sorted(NOW_MS - 5_000 - rng.randrange(7 * DAY_MS) for _ in range(300))

@@ -1,7 +1,7 @@
 """Lists of the past, from a log of events: what was shown to whom, what came of it, and how simple rules order it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.evaluation import Interval, bootstrap_interval, hit_rate_at_k, ndcg_at_k
 from persona_stream.vocabulary.events import Event, grade_of
+from tables.attribution import Attribution
 
 PLACES = 10
 GIVEN, POPULARITY, TOUCHED = "the order given", "popularity", "touched last, then given"
@@ -46,11 +47,11 @@ class Measured(Struct, frozen=True):
     hit_rate: Interval
 
 
-def past_lists(events: Sequence[Event], window_ms: int) -> list[PastList]:
+def past_lists(events: Sequence[Event], attribution: Attribution) -> list[PastList]:
     """The lists of a log in event-time order that something was chosen from.
 
     An outcome belongs to the list that it names (`decision_id`: of the decision, or of the impression's event), else to
-    the user's latest with the item, as in the stream.
+    those with the item that `attribution` says, as in the stream.
     """
     lists: list[PastList] = []
     pending: dict[str, list[tuple[str, PastList]]] = defaultdict(list)
@@ -63,20 +64,20 @@ def past_lists(events: Sequence[Event], window_ms: int) -> list[PastList]:
             continue
         grade = grade_of(event)
         if event.item is not None and grade:
-            answered = _answered(pending[event.user], event, window_ms)
-            if answered is not None:
+            for answered in _answered(pending[event.user], event, attribution):
                 answered.grades[event.item] = max(grade, answered.grades.get(event.item, 0))
         known.note(event, grade)
     return [one for one in lists if one.labels().any() and len(one.items) > 1]
 
 
-def _answered(pending: Iterable[tuple[str, PastList]], event: Event, window_ms: int) -> PastList | None:
-    for name, shown in reversed(list(pending)):
-        if not 0 <= int(event.ts) - shown.ts_ms <= window_ms:
-            continue
-        if event.decision_id == name or (event.decision_id is None and event.item in shown.items):
-            return shown
-    return None
+def _answered(pending: Sequence[tuple[str, PastList]], event: Event, attribution: Attribution) -> Sequence[PastList]:
+    found = [
+        shown
+        for name, shown in reversed(pending)
+        if 0 <= int(event.ts) - shown.ts_ms <= attribution.window_of(shown.slot)
+        and (event.decision_id == name or (event.decision_id is None and event.item in shown.items))
+    ]
+    return found[:1] if event.decision_id is not None else attribution.touched(found)
 
 
 class _Known:

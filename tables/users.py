@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
+from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
 from tables.sketches import name_hash, note
 
@@ -56,7 +57,7 @@ class Rules(Struct, frozen=True):
     """The settings that the fold depends on: the same for live processing and every replay."""
 
     session_gap_ms: int
-    attribution_window_ms: int
+    attribution: Attribution
     segment_field: str
     lateness_ms: int
 
@@ -130,6 +131,8 @@ class UserState(Struct, array_like=True, dict=True):
     """The latest impressions that a click may still answer, oldest first."""
     segment: str = ""
     segment_ts_ms: int = 0
+    slots: list[str] = []
+    """Of each in `pending` its slot, if that has a window of its own, else ""; none has: empty."""
 
     @cached_property
     def known_ids(self) -> set[int]:
@@ -165,6 +168,15 @@ def _touches(visits: list[Visit]) -> dict[str, list[int]]:
 
 
 _decode = msgspec.msgpack.Decoder(UserState).decode
+_encode_whole = msgspec.msgpack.Encoder().encode
+_HEAD = bytes([0x90 + len(UserState.__struct_fields__) - 1])
+"""MessagePack's of an array without the last field."""
+
+
+def _encode(state: UserState) -> bytes:
+    # Without slots the bytes are those of before there was such a field: digests of tables stay what they were.
+    raw = _encode_whole(state)
+    return raw if state.slots else _HEAD + raw[1:-1]
 
 
 def _checked(raw: bytes) -> UserState:
@@ -173,7 +185,7 @@ def _checked(raw: bytes) -> UserState:
     return state
 
 
-codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=_checked)
+codec = Codec(new=UserState, encode=_encode, decode=_checked)
 
 
 def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:
@@ -202,7 +214,7 @@ def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> 
     if segment and (ts_ms, segment) > (state.segment_ts_ms, state.segment):
         state.segment, state.segment_ts_ms = segment, ts_ms
     if kind == _IMPRESSION:
-        _remember_impression(state, event, ts_ms)
+        _remember_impression(state, event, ts_ms, rules.attribution)
     elif event.item is not None:
         note(state.longs, SKETCH_BYTE, name_hash(event.item))
         _remember_visit(state, event.item, kind, ts_ms)
@@ -237,15 +249,17 @@ def latest_interest(state: UserState) -> str | None:
     return state.visits[-1][1]
 
 
-def answered_impression(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Impression | None:
-    """The impression that a click (cart, purchase) answers: that of its decision, else the latest with the item."""
-    for impression in reversed(state.pending):
-        shown_ms, shown_id, items = impression
-        if not 0 <= ts_ms - shown_ms <= rules.attribution_window_ms:
-            continue
-        if event.decision_id == shown_id or (event.decision_id is None and event.item in items):
-            return impression
-    return None
+def answered_impressions(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Sequence[Impression]:
+    """The impressions that a click (cart, purchase) answers, latest first: that of its decision, else those with the
+    item that the rules say, each within the window of its slot."""
+    attribution, slots = rules.attribution, state.slots or [""] * len(state.pending)
+    found = [
+        impression
+        for impression, slot in zip(reversed(state.pending), reversed(slots), strict=True)
+        if 0 <= ts_ms - impression[0] <= attribution.window_of(slot)
+        and (event.decision_id == impression[1] or (event.decision_id is None and event.item in impression[2]))
+    ]
+    return found[:1] if event.decision_id is not None else attribution.touched(found)
 
 
 def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -> bool:
@@ -311,7 +325,18 @@ def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
                 del touches[forgotten]
 
 
-def _remember_impression(state: UserState, event: Event, ts_ms: int) -> None:
-    shown = event.items or [str(event.item)]
-    insort(state.pending, (ts_ms, event.decision_id or event.id, list(dict.fromkeys(shown))))
-    del state.pending[:-PENDING_KEPT]
+def _remember_impression(state: UserState, event: Event, ts_ms: int, attribution: Attribution) -> None:
+    shown, group = event.items or [str(event.item)], event.decision_id or event.id
+    made = ts_ms, group, list(dict.fromkeys(shown))
+    if not attribution.slot_windows_ms and not state.slots:
+        insort(state.pending, made)
+        del state.pending[:-PENDING_KEPT]
+        return
+    # In one order with their slots: what is kept of both follows from the set of events.
+    both = list(zip(state.pending, state.slots or [""] * len(state.pending), strict=True))
+    slot = event.slot or ""
+    insort(both, (made, slot if slot in attribution.slot_windows_ms else ""))
+    del both[:-PENDING_KEPT]
+    state.pending = [impression for impression, _ in both]
+    slots = [slot for _, slot in both]
+    state.slots = slots if any(slots) else []

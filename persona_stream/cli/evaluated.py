@@ -14,6 +14,7 @@ from persona_stream.past_sessions import SESSION_RULES, PastSession, measure_ses
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import PersonaError
 from persona_stream.vocabulary.events import Event
+from tables.features.plan import attribution_of
 
 
 class EvaluationError(PersonaError):
@@ -71,7 +72,7 @@ class Lists(Asked[PastList]):
     what, route, origins = "lists", "/v1/rank", frozenset({"impression", "online"})
 
     def __init__(self, log: Sequence[Event], settings: Settings) -> None:
-        super().__init__(past_lists(log, settings.attribution_window_ms))
+        super().__init__(past_lists(log, attribution_of(settings)))
         self._scores: list[Numbers] = []
 
     async def ask(self, session: aiohttp.ClientSession, one: PastList) -> None:

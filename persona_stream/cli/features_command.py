@@ -7,12 +7,13 @@ import msgspec
 
 from persona_stream.cli.console import err, out, print_table
 from persona_stream.vocabulary.config import Settings
+from tables.attribution import Attribution
 from tables.features.catalogue import Declared, kinds, kinds_of_limits, read, shipped
 from tables.features.kind import Declarable, Kind
 from tables.features.limit_kinds import Limit
 from tables.features.limits import DeclaredLimit
 from tables.features.parameters import Parameter, declared, parameters, sentence, toml
-from tables.features.plan import Plan, plan_of
+from tables.features.plan import Plan, attribution_of, plan_of
 
 _OF_ALL = frozenset({*Kind.__struct_fields__, *Limit.__struct_fields__})
 
@@ -41,7 +42,8 @@ def run_kinds() -> int:
 def run_check(settings: Settings, file: Path | None) -> int:
     """Print what a catalogue comes to. Raises ConfigError, naming the line and key of a mistake."""
     named = file or settings.features
-    plan = plan_of(msgspec.structs.replace(settings, features=named))
+    settings = msgspec.structs.replace(settings, features=named)
+    plan = plan_of(settings)
     features = [one.feature for one in plan.declared]
     out.print(f"{named or 'the shipped catalogue'}: {_counted(plan)}, hash {plan.features.hash}", markup=False)
     for what, names in (
@@ -49,6 +51,7 @@ def run_check(settings: Settings, file: Path | None) -> int:
         ("traits", [name for feature in features for name in feature.trait_fields()]),
         ("context", sorted(plan.context_fields)),
         ("limits", [f"{one.name} ({one.limit.kind})" for one in plan.limits]),
+        ("attribution", _attributed(attribution_of(settings))),
     ):
         out.print(f"  {what:<11} {', '.join(dict.fromkeys(names)) or 'none'}", markup=False)
     return 0
@@ -85,6 +88,12 @@ def _told(parameter: Parameter) -> str:
 def _counted(plan: Plan) -> str:
     features, columns = len(plan.declared), plan.features.width
     return f"{features} feature{'s' * (features != 1)}, {columns} column{'s' * (columns != 1)}"
+
+
+def _attributed(rules: Attribution) -> list[str]:
+    """Which lists outcomes answer."""
+    slots = [f"{slot} {window_ms} ms" for slot, window_ms in rules.slot_windows_ms.items()]
+    return [f"{rules.touch} touch within {rules.window_ms} ms", *slots]
 
 
 def _attributes(plan: Plan) -> Iterable[str]:

@@ -108,6 +108,8 @@ class Outcome(Struct, array_like=True, tag=3, gc=False):
     item: str
     grade: int
     """How much it tells: see `vocabulary.events.grade_of`."""
+    others: list[str] = []
+    """The groups of further lists that it answers."""
 
 
 class Positions(Struct, kw_only=True, omit_defaults=True, gc=False):

@@ -44,6 +44,7 @@ from tables.features import (
     value_kinds,
     within_list_kinds,
 )
+from tables.features.attribution_section import SLOT_CHARS, AttributionSection, General, OfSlot
 from tables.features.kind import Declarable, Kind
 from tables.features.limit_kinds import Limit
 from tables.features.limits import LIMITS_MOST, DeclaredLimit
@@ -68,7 +69,7 @@ _MODULES = (
     python_kind,
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_KEYS = ("features", "limits", "include")
+_KEYS = ("features", "limits", "attribution", "include")
 
 D = TypeVar("D", bound=Declarable)
 
@@ -85,6 +86,7 @@ class Catalogue(Struct, frozen=True):
 
     features: list[Declared]
     limits: list[DeclaredLimit] = []
+    attribution: AttributionSection = AttributionSection()
 
 
 @functools.cache
@@ -149,7 +151,7 @@ Did you mean "age"? `persona-stream features list --kinds` lists all.
     except tomllib.TOMLDecodeError as error:
         raise source.no_toml(error) from None
     features = [Declared(name, _feature(name, fields, source)) for name, fields in _features(held, source).items()]
-    return Catalogue(features, _limits(held, source))
+    return Catalogue(features, _limits(held, source), _attribution(held, source))
 
 
 def _features(held: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
@@ -196,6 +198,32 @@ def _limits(held: Mapping[str, Any], source: Source) -> list[DeclaredLimit]:
     return [DeclaredLimit(name, _declared(("limits", name), fields, known, source)) for name, fields in table.items()]
 
 
+def _attribution(held: Mapping[str, Any], source: Source) -> AttributionSection:
+    table = _table(held, "attribution", source)
+    slots = table.get("slots", {})
+    if not isinstance(slots, dict):
+        raise source.error(("attribution", "slots"), "this must be a table of slots: `[attribution.slots.NAME]`.")
+    general = {key: value for key, value in table.items() if key != "slots"}
+    return AttributionSection(
+        _converted(general, General, ("attribution",), source),
+        {slot: _attributed_slot(slot, fields, source) for slot, fields in slots.items()},
+    )
+
+
+def _attributed_slot(slot: str, fields: object, source: Source) -> OfSlot:
+    path = ("attribution", "slots", slot)
+    if not isinstance(fields, dict) or len(slot) > SLOT_CHARS:
+        raise source.error(path, f'a slot of at most {SLOT_CHARS} characters is a table: {{ window = "..." }}.')
+    return _converted(fields, OfSlot, path, source)
+
+
+def _converted(fields: Mapping[str, Any], kind: type[D], path: KeyPath, source: Source) -> D:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise source.bad_parameter(error, path, kind) from None
+
+
 def _declared(path: tuple[str, str], fields: object, known: Mapping[str, type[D]], source: Source) -> D:
     """What is declared at a path by its kind, which is one of those known."""
     if not _NAME.fullmatch(path[1]):
@@ -211,10 +239,7 @@ def _declared(path: tuple[str, str], fields: object, known: Mapping[str, type[D]
         wrong = f"there is no kind {named!r}." if "kind" in fields else f"a {what} needs a `kind`."
         hint = f"{guess(str(named), known)}`persona-stream features list --kinds` lists all."
         raise source.error((*path, "kind"), wrong, hint=hint)
-    try:
-        return msgspec.convert({key: value for key, value in fields.items() if key != "kind"}, kind)
-    except msgspec.ValidationError as error:
-        raise source.bad_parameter(error, path, kind) from None
+    return _converted({key: value for key, value in fields.items() if key != "kind"}, kind, path, source)
 
 
 def _check_edges(feature: Kind, path: KeyPath, source: Source) -> None:

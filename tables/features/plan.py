@@ -14,9 +14,11 @@ import msgspec
 import numpy as np
 
 from persona_stream.vocabulary.config import Settings
+from tables.attribution import Attribution
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
 from tables.features.attributes import Needs
+from tables.features.attribution_section import AttributionSection
 from tables.features.blocks import CounterBlock, Indices, Rows
 from tables.features.catalogue import Declared, read, shipped
 from tables.features.counter_kinds import Covisits
@@ -120,7 +122,7 @@ class _Part:
 
 def plan_of(settings: Settings) -> Plan:
     """The plan of the catalogue that the settings name. Raises ConfigError, naming line and key."""
-    return _compiled(settings.features)
+    return _compiled(settings.features)[0]
 
 
 def feature_set(settings: Settings) -> FeatureSet:
@@ -128,10 +130,15 @@ def feature_set(settings: Settings) -> FeatureSet:
     return plan_of(settings).features
 
 
+def attribution_of(settings: Settings) -> Attribution:
+    """Which lists outcomes answer under these settings. Raises ConfigError, naming line and key."""
+    return _compiled(settings.features)[1].rules(settings.attribution_window_ms)
+
+
 @lru_cache(maxsize=8)
-def _compiled(path: Path | None) -> Plan:
+def _compiled(path: Path | None) -> tuple[Plan, AttributionSection]:
     catalogue = shipped() if path is None else read(path)
-    return Plan(catalogue.features, catalogue.limits)
+    return Plan(catalogue.features, catalogue.limits), catalogue.attribution
 
 
 def _names(declared: Iterable[Declared]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from persona_stream.past_lists import GIVEN, POPULARITY, TOUCHED, past_lists, sh
 from persona_stream.past_sessions import PERSONAL, measure_sessions, past_sessions
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import parse_event
+from tables.attribution import Attribution
 
 Call = Callable[..., Any]
 
@@ -126,7 +127,7 @@ def test_an_outcome_belongs_to_the_list_it_names_else_to_the_latest_with_its_ite
         {"id": "c2", "type": "purchase", "user": "u", "item": "b", "ts": T0_MS + 3, "decision_id": "s1"},
         {"id": "c3", "type": "click", "user": "u", "item": "c", "ts": T0_MS + 10 * MINUTE_MS},
     ]
-    lists = past_lists([parse_event(orjson.dumps(event)) for event in told], 5 * MINUTE_MS)
+    lists = past_lists([parse_event(orjson.dumps(event)) for event in told], Attribution(5 * MINUTE_MS))
     assert [(one.items, one.labels().tolist()) for one in lists] == [(["a", "b"], [0, 3]), (["b", "c"], [1, 0])]
 
 

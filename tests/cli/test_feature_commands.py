@@ -96,7 +96,9 @@ def test_list_shows_every_kind(call: Call) -> None:
 
 
 def test_list_and_check_show_limits(call: Call, own: Path) -> None:
-    own.write_text(OWN + '[limits]\nmixed = { kind = "spread", attribute = "brand", most = 2, slots = ["home"] }\n')
+    attribution = '[attribution]\ntouch = "all"\nslots.home.window = "2h"\n'
+    limit = '[limits]\nmixed = { kind = "spread", attribute = "brand", most = 2, slots = ["home"] }\n'
+    own.write_text(OWN + attribution + limit)
     *_, headings, row = [
         line.split("\t") for line in call("features", "list", "--features", str(own)).stdout.splitlines()
     ]
@@ -105,7 +107,8 @@ def test_list_and_check_show_limits(call: Call, own: Path) -> None:
     assert row[3].startswith("At most so many items of one value among the first")
     told = call("features", "check", str(own)).stdout.splitlines()
     assert told[1].split(maxsplit=1)[1] == "price (numbers), genre (values), brand (values)"
-    assert told[-1].split() == ["limits", "mixed", "(spread)"]
+    assert told[-2].split() == ["limits", "mixed", "(spread)"]
+    assert told[-1].split(maxsplit=1)[1] == "all touch within 1800000 ms, home 7200000 ms"
 
 
 def test_check_says_what_a_catalogue_comes_to(call: Call, own: Path) -> None:
@@ -118,6 +121,7 @@ def test_check_says_what_a_catalogue_comes_to(call: Call, own: Path) -> None:
         ["traits", "age, tz"],
         ["context", "tz, wish"],
         ["limits", "none"],
+        ["attribution", "last touch within 1800000 ms"],
     ]
     named = call("features", "check", PERSONA_FEATURES=str(own))
     assert named.stdout == done.stdout

@@ -13,6 +13,7 @@ from persona_stream.serving.item_columns import ItemColumns
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import KIND_INDEX, Event
 from persona_stream.vocabulary.messages import ItemEvent
+from tables.attribution import Attribution
 from tables.counters import stack_longs, stack_panes
 from tables.covisits import co_visited
 from tables.features.attributes import AttributeColumns
@@ -23,7 +24,7 @@ from tables.items import ItemState, apply_item_event, covisit_counts, covisit_ha
 from tables.users import Rules, UserState, apply_event, counted
 
 GAP_MS = 30 * MINUTE_MS
-RULES = Rules(session_gap_ms=GAP_MS, attribution_window_ms=GAP_MS, segment_field="segment", lateness_ms=HOUR_MS)
+RULES = Rules(session_gap_ms=GAP_MS, attribution=Attribution(GAP_MS), segment_field="segment", lateness_ms=HOUR_MS)
 # Midnight, so that panes of every width begin with it.
 NOON_MS = T0_MS // DAY_MS * DAY_MS + 12 * HOUR_MS
 PLAN = plan_of(Settings())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.logs import HOUR_MS, MINUTE_MS, T0_MS, event, shopping
 
 from persona_stream.vocabulary.events import KIND_INDEX, Event
+from tables.attribution import Attribution
 from tables.features.attributes import AttributeColumns, Needs
 from tables.users import (
     KIND_BITS,
@@ -23,7 +24,7 @@ from tables.users import (
     Rules,
     UserState,
     admit,
-    answered_impression,
+    answered_impressions,
     apply_event,
     codec,
     counted,
@@ -32,7 +33,7 @@ from tables.users import (
 )
 
 RULES = Rules(
-    session_gap_ms=30 * MINUTE_MS, attribution_window_ms=30 * MINUTE_MS, segment_field="segment", lateness_ms=HOUR_MS
+    session_gap_ms=30 * MINUTE_MS, attribution=Attribution(30 * MINUTE_MS), segment_field="segment", lateness_ms=HOUR_MS
 )
 
 
@@ -206,8 +207,8 @@ def test_state_stays_bounded_whatever_a_user_does() -> None:
     ("click", "joined"),
     [
         ({"item": "i2", "ts": T0_MS}, True),
-        ({"item": "i2", "ts": T0_MS + RULES.attribution_window_ms}, True),
-        ({"item": "i2", "ts": T0_MS + RULES.attribution_window_ms + 1}, False),
+        ({"item": "i2", "ts": T0_MS + RULES.attribution.window_ms}, True),
+        ({"item": "i2", "ts": T0_MS + RULES.attribution.window_ms + 1}, False),
         ({"item": "i2", "ts": T0_MS - 1}, False),
         ({"item": "i9", "ts": T0_MS + 1}, False),
         ({"item": "i9", "ts": T0_MS + 1, "decision_id": "d1"}, True),
@@ -218,7 +219,7 @@ def test_a_click_answers_an_impression_of_its_item_or_decision_in_time(click: di
     shown = event("s", "impression", "u", T0_MS, items=["i1", "i2", "i1"], decision_id="d1")
     state = _fold([shown])
     answer = _event(**{"id": "c", "type": "click", "user": "u", **click})
-    assert (answered_impression(state, answer, click["ts"], RULES) is not None) == joined
+    assert bool(answered_impressions(state, answer, click["ts"], RULES)) == joined
     assert state.pending == [(T0_MS, "d1", ["i1", "i2"])]
 
 
