@@ -25,7 +25,7 @@ from persona_stream.vocabulary.messages import (
     Shown,
     ShownRows,
     decode_shown,
-    encode,
+    encode_example,
 )
 from persona_stream.vocabulary.topics import Topics
 from tables.features.plan import attribution_of
@@ -87,7 +87,7 @@ class Impressions:
             while closed and closed[0][0] + CLOSED_KEPT <= record.offset:
                 lists.delete(closed.popleft()[1])
             for example in made.examples:
-                out.emit(self._topics.examples, example.user, encode(example))
+                out.emit(self._topics.examples, example.user, encode_example(example))
         progress.advance(part)
         return out
 
@@ -185,6 +185,7 @@ class _Numbered:
                 slot=state.slot,
                 positions=[places.get(item, -1) for item in items],
                 propensities=[state.propensities.get(item, 0.0) for item in items] if state.propensities else [],
+                weights=[state.weights.get(item, 1.0) for item in items] if state.weights.keys() & items else [],
             )
         )
 

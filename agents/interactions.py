@@ -273,7 +273,8 @@ class _SliceFold:
             self._add_choice(chosen, event, state, grade)
         elif self._examples is not None:
             ts_ms, offset, others = chosen.ts_ms, chosen.source_offset, groups[1:]
-            outcome = Outcome(event.user, groups[0], ts_ms, offset, chosen.item, grade, others)
+            weight = self._rules.attribution.weight_of(event.type)
+            outcome = Outcome(event.user, groups[0], ts_ms, offset, chosen.item, grade, others, weight)
             self._out.emit(self._out.topics.shown, event.user, encode(outcome))
 
     def _add_choice(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:

@@ -14,6 +14,7 @@ from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
+from persona_stream.vocabulary.events import KINDS, OTHER, RATING
 from persona_stream.vocabulary.messages import (
     NO_EXAMPLE,
     SHOWN,
@@ -22,11 +23,12 @@ from persona_stream.vocabulary.messages import (
     ShownRows,
     decode_item_event,
     encode,
+    encode_example,
 )
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
 from tables.features.blocks import CounterBlock
-from tables.features.plan import Plan, plan_of
+from tables.features.plan import Plan, attribution_of, plan_of
 from tables.items import ItemState, apply_item_event, covisit_counts, covisit_hashes
 
 
@@ -37,11 +39,14 @@ class Items:
         self._with_examples = with_examples
         self._topics = Topics(settings.namespace)
         self._plan = plan_of(settings)
+        attribution = attribution_of(settings)
+        # Of the types that are counted together only ratings are ever outcomes.
+        self._weights = [attribution.weight_of(RATING if kind == KINDS[OTHER] else kind) for kind in KINDS]
 
     def process(self, part: Slice, items: Partition[ItemState]) -> Emissions:
         """Fold a slice into `items`; returns the examples made."""
         out = Emissions(self._topics)
-        rows = _ItemRows(self._plan)
+        rows = _ItemRows(self._plan, self._weights)
         progress = items.progress
         for record in part:
             if record.offset <= progress.offset or record.value is None:
@@ -86,8 +91,9 @@ def _decoded(part: Slice, record: KafkaRecord, out: Emissions) -> ItemEvent | No
 class _ItemRows:
     """Raw inputs of the item's side of example rows, copied before their events are applied."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, weights: Sequence[float]) -> None:
         self._plan = plan
+        self._weights = weights
         self._events: list[tuple[int, ItemEvent]] = []
         self._panes: list[bytes] = []
         self._longs: list[bytes] = []
@@ -117,6 +123,7 @@ class _ItemRows:
             if event.label == SHOWN:
                 self._add_shown(shown, event, features, partition, offset)
                 continue
+            weight = self._weights[event.kind] if event.label > 0 else 1.0
             example = Example(
                 group=event.group,
                 user=event.user,
@@ -128,8 +135,9 @@ class _ItemRows:
                 origin="online",
                 source_partition=partition,
                 source_offset=offset,
+                weights=[weight] if weight != 1.0 else [],
             )
-            out.emit(topics.examples, event.user, encode(example))
+            out.emit(topics.examples, event.user, encode_example(example))
         for rows in shown:
             out.emit(topics.shown, rows.user, encode(rows))
 

@@ -56,6 +56,7 @@ def _learned(example: Example) -> Example:
         items=[example.items[at] for at in kept],
         features=b"".join([example.features[width * at : width * (at + 1)] for at in kept]),
         labels=[0] * len(kept),
+        weights=[],
     )
 
 

@@ -24,6 +24,13 @@ class Groups(Struct, frozen=True):
     """Rows of each group."""
     ts_ms: Integers
     """Event time of each group."""
+    weights: Floats
+    """float32 `[groups]`: how much each counts, that is the weight of what was graded highest in it.
+
+    Rows of one list weigh the same: LambdaRank moves the two of a pair apart, and with a weight on the chosen one alone
+    its pushes no longer cancel out. (Tried on lists of which half are wrong: right ones at 20 times the weight brought
+    NDCG from 0.69 to 0.81 by lists, and nowhere by rows.)
+    """
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -32,7 +39,13 @@ class Groups(Struct, frozen=True):
         """Groups `start` to `stop`, exclusive."""
         bounds = np.concatenate([[0], np.cumsum(self.sizes)])
         rows = slice(int(bounds[start]), int(bounds[stop]))
-        return Groups(self.features[rows], self.labels[rows], self.sizes[start:stop], self.ts_ms[start:stop])
+        return Groups(
+            self.features[rows],
+            self.labels[rows],
+            self.sizes[start:stop],
+            self.ts_ms[start:stop],
+            self.weights[start:stop],
+        )
 
 
 class Dropped(Struct, frozen=True):
@@ -50,7 +63,8 @@ def join_examples(examples: Sequence[Example], feature_set: FeatureSet) -> tuple
     """Join the examples of each group that are of a feature set, and order groups by (time, id).
 
     The order of `examples` does not matter. A group's time is its earliest record's. An item that occurs twice in
-    a group (a redelivery, or an outcome that came after its impression) counts once, with its highest label.
+    a group (a redelivery, or an outcome that came after its impression) counts once, with its highest label and
+    of that the highest weight.
     """
     same = [example for example in examples if example.feature_hash == feature_set.hash]
     fitting = [example for example in same if _fits(example, feature_set.width)]
@@ -70,6 +84,8 @@ class _Row(Struct, order=True, gc=False):
     item: str
     label: int
     """Negated, so that the highest label sorts first."""
+    weight: float
+    """Negated, too."""
     features: bytes
 
 
@@ -79,7 +95,8 @@ def _distinct_rows(examples: Sequence[Example], started_ms: dict[str, int], widt
         start_ms, block = started_ms[example.group], memoryview(example.features)
         for i, (item, label) in enumerate(zip(example.items, example.labels, strict=True)):
             features = bytes(block[4 * width * i : 4 * width * (i + 1)])
-            rows.append(_Row(start_ms, example.group, item, -label, features))
+            weight = example.weights[i] if example.weights else 1.0
+            rows.append(_Row(start_ms, example.group, item, -label, -weight, features))
     rows.sort()
     return [
         row for i, row in enumerate(rows) if i == 0 or (row.group, row.item) != (rows[i - 1].group, rows[i - 1].item)
@@ -99,7 +116,10 @@ def _two_sided(rows: list[_Row], width: int) -> tuple[Groups, int]:
     row_kept = kept[group]
     features = np.frombuffer(b"".join(row.features for row in rows), dtype=np.float32).reshape(-1, width)
     ts_ms = np.array([rows[start].ts_ms for start in starts[kept]], dtype=np.int64)
-    groups = Groups(features[row_kept], labels[row_kept], sizes[kept], ts_ms)
+    weights = np.array([-row.weight for row in rows], dtype=np.float32)
+    # Of each group the last by label, then by weight.
+    best = np.lexsort((weights, labels, group))[np.cumsum(sizes) - 1]
+    groups = Groups(features[row_kept], labels[row_kept], sizes[kept], ts_ms, weights[best][kept])
     return groups, int((~kept).sum())
 
 
@@ -107,6 +127,8 @@ def _fits(example: Example, width: int) -> bool:
     rows = len(example.items)
     return (
         rows == len(example.labels)
+        and len(example.weights) in (0, rows)
+        and min(example.weights, default=0.0) >= 0.0
         and len(example.features) == 4 * rows * width
         and min(example.labels, default=-1) >= 0
     )

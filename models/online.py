@@ -10,6 +10,7 @@ order was as good as AdaGrad's at a third of the time.
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 from msgspec import Struct
@@ -61,18 +62,26 @@ class Quality(Struct, frozen=True):
     """Area under the ROC curve, from the histograms; NaN until both labels were seen."""
 
 
-def learn(state: OnlineState, rows: Floats, labels: NDArray[np.integer], feature_set: FeatureSet) -> Probabilities:
+def learn(
+    state: OnlineState,
+    rows: Floats,
+    labels: NDArray[np.integer],
+    feature_set: FeatureSet,
+    weights: Sequence[float] | None = None,
+) -> Probabilities:
     """Learn rows in their order, one step each; returns the probability (float64 `[n]`) before each.
 
-    `rows` is float32 `[n, F]`, `labels` `[n]`: above 0 is positive. `state` is changed in place, and any
-    cut of the same rows into calls leaves the same state to the last bit.
+    `rows` is float32 `[n, F]`, `labels` `[n]`: above 0 is positive; `weights`: how large the step of each is, by
+    default 1. `state` is changed in place, and any cut of the same rows into calls leaves the same state to the last
+    bit. What is counted of rows and their loss goes without weights.
     """
     model = _BinnedRegression(state)
     loss_sum = state.log_loss_sum
     log_odds: list[float] = []
     positive = labels > 0
-    for keys, outcome in zip(bin_keys(rows, feature_set).tolist(), positive.tolist(), strict=True):
-        model.learn_one(dict.fromkeys(keys, 1.0), outcome)
+    each = zip(bin_keys(rows, feature_set).tolist(), positive.tolist(), weights or repeat(1.0, len(rows)), strict=True)
+    for keys, outcome, weight in each:
+        model.learn_one(dict.fromkeys(keys, 1.0), outcome, weight)
         log_odds.append(model.log_odds)
         loss_sum += _log_loss(model.log_odds, outcome)
     state.weights = model.weights
@@ -105,7 +114,8 @@ def fold_examples(state: LearnerState, examples: Sequence[tuple[int, Example]], 
     if usable:
         rows = np.frombuffer(b"".join(example.features for example in usable), dtype=np.float32)
         labels = np.array([label for example in usable for label in example.labels], dtype=np.int64)
-        learn(state.online, rows.reshape(-1, feature_set.width), labels, feature_set)
+        weights = [weight for example in usable for weight in example.weights or [1.0] * len(example.items)]
+        learn(state.online, rows.reshape(-1, feature_set.width), labels, feature_set, weights)
 
 
 def quality(state: OnlineState) -> Quality:
@@ -156,7 +166,8 @@ def _is_first(sources: dict[int, int], example: Example) -> bool:
 def _is_usable(example: Example, feature_set: FeatureSet) -> bool:
     rows = len(example.labels)
     is_of_set = example.feature_hash == feature_set.hash
-    return is_of_set and rows > 0 and len(example.features) == 4 * rows * feature_set.width
+    fits = len(example.features) == 4 * rows * feature_set.width and len(example.weights) in (0, rows)
+    return is_of_set and rows > 0 and fits
 
 
 def _log_loss(log_odds: float, positive: bool) -> float:

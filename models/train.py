@@ -197,7 +197,9 @@ def _grow(train: Groups, seed: int, threads: int, on_progress: OnProgress) -> li
         "num_threads": threads,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(train.features, train.labels, group=train.sizes, free_raw_data=False)
+    # Where all weigh the same there is nothing to tell: LightGBM then takes the way it takes without weights.
+    weights = None if (train.weights == 1).all() else np.repeat(train.weights, train.sizes)
+    data = lightgbm.Dataset(train.features, train.labels, weight=weights, group=train.sizes, free_raw_data=False)
 
     def show(environment: lightgbm.callback.CallbackEnv) -> None:
         on_progress(environment.iteration + 1, environment.end_iteration)

@@ -19,10 +19,16 @@ class Attribution(Struct, frozen=True):
     touch: Touch = "last"
     slot_windows_ms: Mapping[str, int] = {}
     """Of slots that have a window of their own."""
+    weights: Mapping[str, float] = {}
+    """Type of outcome -> how much an example of it counts; 1 where none is told."""
 
     def window_of(self, slot: str) -> int:
         """The window of a slot's lists, in ms."""
         return self.slot_windows_ms.get(slot, self.window_ms)
+
+    def weight_of(self, event_type: str) -> float:
+        """How much an example of an outcome counts."""
+        return self.weights.get(event_type, 1.0)
 
     def touched(self, lists: Sequence[L]) -> Sequence[L]:
         """Those that an outcome answers of the lists that it may answer, which stand latest first.

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from persona_stream.stream.partition import Codec
+from persona_stream.vocabulary.grown import grown_encoder
 from persona_stream.vocabulary.messages import Opened, Outcome, ShownRows
 
 NOT_OPENED = NOT_CLOSED = -1
@@ -45,6 +46,8 @@ class ShownList(Struct, array_like=True):
     """Item -> the highest grade of what the user did with it."""
     told: list[str] = []
     """Items whose first outcome went to the learner."""
+    weights: dict[str, float] = {}
+    """Item -> how much its outcome of the highest grade counts, where that is not 1; of several, the most."""
 
     @property
     def key(self) -> str:
@@ -65,13 +68,14 @@ class ShownList(Struct, array_like=True):
         """Keep no more than that it is closed."""
         self.closed_at = self.applied = offset
         self.items, self.rows, self.propensities, self.grades, self.told = [], {}, {}, {}, []
+        self.weights = {}
 
     def in_order(self) -> list[str]:
         """The items whose rows are held, in the order shown."""
         return [item for item in self.items if item in self.rows] if self.items else list(self.rows)
 
 
-codec = Codec(new=ShownList, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(ShownList).decode)
+codec = Codec(new=ShownList, encode=grown_encoder(ShownList), decode=msgspec.msgpack.Decoder(ShownList).decode)
 
 
 def key_of(user: str, group: str) -> str:
@@ -107,5 +111,17 @@ def add_outcome(state: ShownList, told: Outcome) -> bool:
     """Fold what a user did with an item; whether it is the item's first, and its row is there to learn from."""
     if state.opened_ms == NOT_OPENED:
         state.opened_ms = told.ts_ms
+    _weigh(state, told)
     state.grades[told.item] = max(told.grade, state.grades.get(told.item, 0))
     return told.item in state.rows and told.item not in state.told
+
+
+def _weigh(state: ShownList, told: Outcome) -> None:
+    """Of an item's outcomes of the highest grade the weightiest counts: in any order the same."""
+    grade = state.grades.get(told.item, 0)
+    if told.grade < grade:
+        return
+    held = state.weights.pop(told.item, 1.0)
+    weight = told.weight if told.grade > grade else max(told.weight, held)
+    if weight != 1.0:
+        state.weights[told.item] = weight

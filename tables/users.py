@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
+from persona_stream.vocabulary.grown import grown_encoder
 from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
 from tables.sketches import name_hash, note
@@ -168,15 +169,6 @@ def _touches(visits: list[Visit]) -> dict[str, list[int]]:
 
 
 _decode = msgspec.msgpack.Decoder(UserState).decode
-_encode_whole = msgspec.msgpack.Encoder().encode
-_HEAD = bytes([0x90 + len(UserState.__struct_fields__) - 1])
-"""MessagePack's of an array without the last field."""
-
-
-def _encode(state: UserState) -> bytes:
-    # Without slots the bytes are those of before there was such a field: digests of tables stay what they were.
-    raw = _encode_whole(state)
-    return raw if state.slots else _HEAD + raw[1:-1]
 
 
 def _checked(raw: bytes) -> UserState:
@@ -185,7 +177,7 @@ def _checked(raw: bytes) -> UserState:
     return state
 
 
-codec = Codec(new=UserState, encode=_encode, decode=_checked)
+codec = Codec(new=UserState, encode=grown_encoder(UserState), decode=_checked)
 
 
 def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:

@@ -91,9 +91,10 @@ def _counted(plan: Plan) -> str:
 
 
 def _attributed(rules: Attribution) -> list[str]:
-    """Which lists outcomes answer."""
+    """Which lists outcomes answer, and what weighs otherwise than 1."""
     slots = [f"{slot} {window_ms} ms" for slot, window_ms in rules.slot_windows_ms.items()]
-    return [f"{rules.touch} touch within {rules.window_ms} ms", *slots]
+    weights = [f"{outcome} x {weight:g}" for outcome, weight in rules.weights.items() if weight != 1]
+    return [f"{rules.touch} touch within {rules.window_ms} ms", *slots, *weights]
 
 
 def _attributes(plan: Plan) -> Iterable[str]:

@@ -44,6 +44,8 @@ OTHER = KIND_INDEX["other"]
 GRADES = {"click": 1, "add_to_cart": 2, "purchase": 3}
 POSITIVE_KINDS = frozenset(GRADES)
 """Outcomes that a ranking wants more of."""
+RATING = "rating"
+"""An outcome, too, if it is of 4 stars or more."""
 _LIKED = 4.0
 """Of five stars."""
 _NEED_ITEM = frozenset({"view", "click", "add_to_cart", "purchase", "rating"})
@@ -124,7 +126,7 @@ def grade_of(event: Event) -> int:
     >>> grade_of(Event(id="e1", type="rating", user="u1", ts=1, item="i1", value=4.5))
     2
     """
-    if event.type == "rating":
+    if event.type == RATING:
         return 2 if event.value is not None and event.value >= _LIKED else 0
     return GRADES.get(event.type, 0)
 

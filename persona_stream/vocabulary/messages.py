@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from persona_stream.vocabulary.grown import grown_encoder
+
 NO_EXAMPLE, SHOWN = -1, -2
 """Labels that are none: nothing is learned from the event; or the item was shown, and what comes of it is not known."""
 FROM_SHOWN = 1 << 20
@@ -63,6 +65,8 @@ class Example(Struct, array_like=True, gc=False):
     """Of a list shown, each item's 0-based place."""
     propensities: list[float] = []
     """Of a decision's list, each item's probability to stand where it stood."""
+    weights: list[float] = []
+    """How much each item counts; empty: all 1."""
 
 
 class Opened(Struct, array_like=True, tag=1, gc=False):
@@ -110,6 +114,8 @@ class Outcome(Struct, array_like=True, tag=3, gc=False):
     """How much it tells: see `vocabulary.events.grade_of`."""
     others: list[str] = []
     """The groups of further lists that it answers."""
+    weight: float = 1.0
+    """How much an example of it counts."""
 
 
 class Positions(Struct, kw_only=True, omit_defaults=True, gc=False):
@@ -187,6 +193,7 @@ class ModelRecord(Struct, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
+encode_example = grown_encoder(Example)
 encode_json = msgspec.json.Encoder().encode
 decode_item_event = msgspec.msgpack.Decoder(ItemEvent).decode
 Shown = Opened | ShownRows | Outcome

@@ -44,7 +44,7 @@ from tables.features import (
     value_kinds,
     within_list_kinds,
 )
-from tables.features.attribution_section import SLOT_CHARS, AttributionSection, General, OfSlot
+from tables.features.attribution_section import SLOT_CHARS, AttributionSection, General, OfSlot, Weights
 from tables.features.kind import Declarable, Kind
 from tables.features.limit_kinds import Limit
 from tables.features.limits import LIMITS_MOST, DeclaredLimit
@@ -203,10 +203,14 @@ def _attribution(held: Mapping[str, Any], source: Source) -> AttributionSection:
     slots = table.get("slots", {})
     if not isinstance(slots, dict):
         raise source.error(("attribution", "slots"), "this must be a table of slots: `[attribution.slots.NAME]`.")
-    general = {key: value for key, value in table.items() if key != "slots"}
+    weights = table.get("weights", {})
+    if not isinstance(weights, dict):
+        raise source.error(("attribution", "weights"), "this must be a table: `[attribution.weights]`.")
+    general = {key: value for key, value in table.items() if key not in {"slots", "weights"}}
     return AttributionSection(
         _converted(general, General, ("attribution",), source),
         {slot: _attributed_slot(slot, fields, source) for slot, fields in slots.items()},
+        _converted(weights, Weights, ("attribution", "weights"), source),
     )
 
 

@@ -25,6 +25,7 @@ from tables import users
 from tables.attribution import Attribution
 from tables.features.catalogue import parse
 from tables.features.plan import attribution_of
+from tables.impressions import ShownList
 from tables.users import UserState
 
 MINUTE_MS = 60_000
@@ -32,23 +33,27 @@ LISTS_KEPT = 8
 FEATURES = '[features]\nplace = { kind = "position" }\n'
 SLOTS = ("home", "cart", "")
 ITEMS = ("a", "b", "c", "d")
+_ALL_ONE = {"click": 1.0, "add_to_cart": 1.0, "purchase": 1.0, "rating": 1.0}
 
 Event = dict[str, Any]
 Rules = Mapping[str, Any]
-"""`touch`, `window` and `slots` (slot -> window), in minutes."""
+"""`touch`, `window` and `slots` (slot -> window) in minutes, `weights`."""
+GRADES_OF = {**GRADES, "rating": 2}
 
 RULES: st.SearchStrategy[Rules] = st.fixed_dictionaries(
     {
         "touch": st.sampled_from(["last", "first", "all"]),
         "window": st.sampled_from([1, 5, 30]),
         "slots": st.dictionaries(st.sampled_from(["home", "cart"]), st.sampled_from([1, 10, 60])),
+        "weights": st.dictionaries(st.sampled_from(list(GRADES_OF)), st.sampled_from([0.0, 0.5, 1.0, 4.0])),
     }
 )
 
 
 def _text(rules: Rules) -> str:
     section = f'[attribution]\ntouch = "{rules["touch"]}"\nwindow = "{rules["window"]}m"\n'
-    return section + "".join(f'slots.{slot}.window = "{window}m"\n' for slot, window in rules["slots"].items())
+    section += "".join(f'slots.{slot}.window = "{window}m"\n' for slot, window in rules["slots"].items())
+    return section + "".join(f"weights.{outcome} = {weight}\n" for outcome, weight in rules["weights"].items())
 
 
 def _settings(text: str) -> Settings:
@@ -70,21 +75,26 @@ def _events(seed: int, count: int = 60) -> list[Event]:
     rng, now_ms, made = random.Random(seed), T0_MS, []
     for number in range(count):
         now_ms += rng.choice([0, 1, MINUTE_MS // 2, MINUTE_MS, 4 * MINUTE_MS, 20 * MINUTE_MS])
-        one: Event = {"id": f"e{number:03}", "user": rng.choice("uv"), "ts": now_ms, "type": rng.choice(list(GRADES))}
+        one: Event = {
+            "id": f"e{number:03}",
+            "user": rng.choice("uv"),
+            "ts": now_ms,
+            "type": rng.choice(list(GRADES_OF)),
+        }
         if rng.random() < 0.5:
             one |= {"type": "impression", "items": rng.sample(ITEMS, rng.randint(1, 4))}
             one |= {"slot": rng.choice(SLOTS)} if rng.random() < 0.9 else {}
         else:
-            one |= {"item": rng.choice(ITEMS)}
+            one |= {"item": rng.choice(ITEMS), "value": 5}
             shown = [other["id"] for other in made if other["type"] == "impression" and other["user"] == one["user"]]
             one |= {"decision_id": rng.choice(shown[-3:])} if shown and rng.random() < 0.2 else {}
         made.append(one)
     return made
 
 
-def _joined(events: Sequence[Event], rules: Rules) -> dict[str, dict[str, int]]:
-    """Of each list what came of its items, by hand."""
-    grades: dict[str, dict[str, int]] = defaultdict(dict)
+def _joined(events: Sequence[Event], rules: Rules) -> dict[str, dict[str, tuple[int, float]]]:
+    """Of each list what came of its items, by hand: the highest grade, and of that the highest weight."""
+    grades: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
     lists: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event["type"] == "impression":
@@ -97,8 +107,8 @@ def _joined(events: Sequence[Event], rules: Rules) -> dict[str, dict[str, int]]:
         if not named:
             answered = {"last": answered[-1:], "first": answered[:1], "all": answered}[rules["touch"]]
         for one in answered:
-            held = grades[one["id"]]
-            held[event["item"]] = max(GRADES[event["type"]], held.get(event["item"], 0))
+            held, told = grades[one["id"]], (GRADES_OF[event["type"]], rules["weights"].get(event["type"], 1.0))
+            held[event["item"]] = max(told, held.get(event["item"], told))
     return grades
 
 
@@ -128,16 +138,24 @@ def test_lists_have_the_outcomes_that_a_plain_join_gives_them(rules: Rules, seed
     events, specs = _events(seed), _specs(_text(rules))
     spec = specs["impressions"]
     examples = _examples(run(spec.fold, spec.codec, slices(_shown_log(events, specs, 0))))
-    whole = {one.group: dict(zip(one.items, one.labels, strict=True)) for one in examples if one.origin == "impression"}
+    whole = {one.group: _labelled(one) for one in examples if one.origin == "impression"}
     expected = _joined(events, rules)
     shown = [one for one in events if one["type"] == "impression"]
     assert set(whole) >= {one["id"] for one in shown}
     for one in shown:
-        assert whole[one["id"]] == {item: expected[one["id"]].get(item, 0) for item in one["items"]}, (one, rules)
+        assert whole[one["id"]] == {item: expected[one["id"]].get(item, (0, 1.0)) for item in one["items"]}, (
+            one,
+            rules,
+        )
     # What was chosen was told at once, once a list and item.
     at_once = [(one.group, one.items[0]) for one in examples if one.origin == "online" and one.positions]
     told = {(group, item) for group, items in expected.items() for item in items}
     assert sorted(at_once) == sorted((group, item) for group, item in told if item in whole[group])
+
+
+def _labelled(example: Example) -> dict[str, tuple[int, float]]:
+    weights = example.weights or [1.0] * len(example.items)
+    return dict(zip(example.items, zip(example.labels, weights, strict=True), strict=True))
 
 
 @settings(deadline=None, max_examples=40)
@@ -150,7 +168,7 @@ def test_an_evaluation_joins_as_the_stream_does(rules: Rules, seed: int) -> None
     known = {(one["user"], one["ts"], *one["items"]): one["id"] for one in events if one["type"] == "impression"}
     for one in judged:
         group = known[(one.user, one.ts_ms, *one.items)]
-        assert one.grades == expected[group]
+        assert one.grades == {item: grade for item, (grade, _) in expected[group].items()}
 
 
 @settings(deadline=None, max_examples=40)
@@ -206,6 +224,32 @@ def _users(specs: Mapping[str, AgentSpec]) -> tuple[Any, Any]:
     return specs["users"].fold, specs["users"].codec
 
 
+def test_by_default_examples_and_lists_are_the_bytes_of_before() -> None:
+    specs = _specs("")
+    spec, log = specs["impressions"], _shown_log(_events(2), specs, 2)
+    done = run(spec.fold, spec.codec, slices(log, [len(log) // 2]))
+    halfway = run(spec.fold, spec.codec, slices(log[: len(log) // 2])).state
+    for key in halfway:
+        fields = [getattr(halfway.change(key), name) for name in ShownList.__struct_fields__]
+        assert (ShownList.__struct_fields__[-1], fields[-1]) == ("weights", {})
+        assert spec.codec.encode(halfway.change(key)) == msgspec.msgpack.encode(fields[:-1])
+        assert spec.codec.decode(msgspec.msgpack.encode(fields[:-1])) == halfway.change(key)
+    for record, example in zip(done.emitted[EXAMPLES], _examples(done), strict=True):
+        assert record.value == msgspec.msgpack.encode(
+            [getattr(example, name) for name in Example.__struct_fields__[:-1]]
+        )
+
+
+def test_a_choice_from_no_list_has_its_weight() -> None:
+    specs = _specs("[attribution]\nweights = { purchase = 4, rating = 0.5 }\n")
+    told = [{"id": kind, "type": kind, "user": "u", "item": kind, "ts": T0_MS, "value": 5} for kind in GRADES_OF]
+    made = run(*_users(specs), slices(log_of(told))).emitted["t.internal.item-events"]
+    of_items = run(specs["items"].fold, specs["items"].codec, slices(log_of_records(made)))
+    chosen = {one.items[0]: one.weights for one in _examples(of_items) if one.labels[0]}
+    assert chosen == {"click": [], "add_to_cart": [], "purchase": [4.0], "rating": [0.5]}
+    assert all(one.weights == [] for one in _examples(of_items) if not one.labels[0])
+
+
 def test_an_outcome_of_before_this_field_is_read() -> None:
     old = msgspec.msgpack.encode([3, "u", "g", 5, 7, "a", 2])
     assert decode_shown(old) == Outcome("u", "g", 5, 7, "a", 2)
@@ -220,6 +264,15 @@ def test_an_outcome_of_before_this_field_is_read() -> None:
             "line 4, `attribution.touch`: Invalid enum value 'best'. `touch` is \"last\", ",
         ),
         ('[attribution]\nwindo = "1h"', "line 4, `attribution.windo`: Object contains unknown field `windo`. Did you"),
+        ("[attribution]\nweights = 3", "line 4, `attribution.weights`: this must be a table: `[attribution.weights]`."),
+        (
+            "[attribution.weights]\nview = 1",
+            "line 4, `attribution.weights.view`: Object contains unknown field `view`.",
+        ),
+        (
+            "[attribution.weights]\nclick = -1",
+            "line 4, `attribution.weights.click`: Expected `float` >= 0.0. `click` is",
+        ),
         ("[attribution]\nslots = 3", "line 4, `attribution.slots`: this must be a table of slots"),
         (
             "[attribution.slots]\nhome = 3",
@@ -238,6 +291,6 @@ def test_a_mistake_is_told_with_line_and_key(text: str, says: str) -> None:
 
 
 def test_what_is_not_declared_is_the_setting() -> None:
-    assert attribution_of(Settings(attribution_window_ms=5)) == Attribution(5)
+    assert attribution_of(Settings(attribution_window_ms=5)) == Attribution(5, weights=_ALL_ONE)
     made = _settings('[attribution.slots.home]\nwindow = "2h"\n[attribution]\ntouch = "all"\n')
-    assert attribution_of(made) == Attribution(made.attribution_window_ms, "all", {"home": 7_200_000})
+    assert attribution_of(made) == Attribution(made.attribution_window_ms, "all", {"home": 7_200_000}, _ALL_ONE)

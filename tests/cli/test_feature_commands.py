@@ -96,7 +96,7 @@ def test_list_shows_every_kind(call: Call) -> None:
 
 
 def test_list_and_check_show_limits(call: Call, own: Path) -> None:
-    attribution = '[attribution]\ntouch = "all"\nslots.home.window = "2h"\n'
+    attribution = '[attribution]\ntouch = "all"\nslots.home.window = "2h"\nweights.purchase = 4\n'
     limit = '[limits]\nmixed = { kind = "spread", attribute = "brand", most = 2, slots = ["home"] }\n'
     own.write_text(OWN + attribution + limit)
     *_, headings, row = [
@@ -108,7 +108,7 @@ def test_list_and_check_show_limits(call: Call, own: Path) -> None:
     told = call("features", "check", str(own)).stdout.splitlines()
     assert told[1].split(maxsplit=1)[1] == "price (numbers), genre (values), brand (values)"
     assert told[-2].split() == ["limits", "mixed", "(spread)"]
-    assert told[-1].split(maxsplit=1)[1] == "all touch within 1800000 ms, home 7200000 ms"
+    assert told[-1].split(maxsplit=1)[1] == "all touch within 1800000 ms, home 7200000 ms, purchase x 4"
 
 
 def test_check_says_what_a_catalogue_comes_to(call: Call, own: Path) -> None:

@@ -56,19 +56,21 @@ def test_any_cut_with_the_state_stored_between_gives_the_same_bits(cuts: list[in
     np.testing.assert_allclose(np.concatenate(parts), predicted, rtol=1e-14)
 
 
-def test_it_is_rivers_logistic_regression_row_by_row() -> None:
+@pytest.mark.parametrize("weights", [None, [0.0, 0.5, 1.0, 4.0] * 100])
+def test_it_is_rivers_logistic_regression_row_by_row(weights: list[float] | None) -> None:
     features, labels = _rows(400)
     river: Any = linear_model.LogisticRegression(
         optim.SGD(optim.schedulers.InverseScaling(0.1, 0.25)), intercept_lr=0.01
     )
     before = []
-    for keys, label in zip(bin_keys(features, FEATURES).tolist(), labels.tolist(), strict=True):
+    each = zip(bin_keys(features, FEATURES).tolist(), labels.tolist(), weights or [1.0] * 400, strict=True)
+    for keys, label, weight in each:
         row = dict.fromkeys(keys, 1.0)
         before.append(river.predict_proba_one(row)[True])
-        river.learn_one(row, bool(label))
+        river.learn_one(row, bool(label), weight)
 
     state = _fresh()
-    np.testing.assert_allclose(learn(state.online, features, labels, FEATURES), before, rtol=1e-12)
+    np.testing.assert_allclose(learn(state.online, features, labels, FEATURES, weights), before, rtol=1e-12)
     assert state.online.weights == river.weights
     assert state.online.intercept == river.intercept
 

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from models.evaluation import ndcg_at_k
 from models.groups import join_examples
 from models.ranker import Ranker
-from models.train import TrainedRanker, TrainingReport, train_ranker
+from models.train import TrainedRanker, TrainingReport, fit_ranker, train_ranker
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import ModelError
 from persona_stream.vocabulary.messages import Example
@@ -81,6 +82,46 @@ def test_a_row_that_comes_twice_counts_once_with_its_highest_label(make_examples
     alone, _ = join_examples(examples, FEATURES)
     np.testing.assert_array_equal(groups.labels, alone.labels)
     np.testing.assert_array_equal(groups.features, alone.features)
+
+
+def test_a_list_weighs_as_what_was_graded_highest_in_it(make_examples: MakeExamples) -> None:
+    first, second, third = (
+        msgspec.structs.replace(one, labels=[1, 2] + [0] * 10, weights=[4.0, 0.5] + [1.0] * 10)
+        for one in make_examples(3)
+    )
+    # The same item again, at a higher grade; and at the same one, weighing more.
+    again = msgspec.structs.replace(second, labels=[3] + [0] * 11, weights=[9.0] + [1.0] * 11)
+    heavier = msgspec.structs.replace(third, weights=[1.0, 2.0] + [1.0] * 10)
+    groups, _ = join_examples([first, second, again, third, heavier], FEATURES)
+    assert groups.weights.tolist() == [0.5, 9.0, 2.0]
+    assert groups.slice(1, 3).weights.tolist() == [9.0, 2.0]
+    crooked = msgspec.structs.replace(first, group="other", weights=[1.0])
+    assert join_examples([crooked], FEATURES)[1].malformed == 1
+
+
+def test_weights_of_one_are_none_and_heavy_lists_are_followed(make_examples: MakeExamples) -> None:
+    # In every other list those were chosen that the user has least to do with.
+    examples = [_contrary(one) if at % 2 else one for at, one in enumerate(make_examples(120))]
+    ones = [msgspec.structs.replace(one, weights=[1.0] * 12) for one in examples]
+    heavy = [
+        msgspec.structs.replace(one, weights=[1.0 if at % 2 or not label else 20.0 for label in one.labels])
+        for at, one in enumerate(examples)
+    ]
+    plain, same, weighted = (fit_ranker(each, FEATURES) for each in (examples, ones, heavy))
+    assert same.onnx == plain.onnx
+    groups, _ = join_examples(make_examples(60, seed=8), FEATURES)
+    told = [
+        ndcg_at_k(groups.labels, Ranker(made.onnx, FEATURES).score(groups.features), groups.sizes).mean()
+        for made in (plain, weighted)
+    ]
+    assert told[1] > told[0] + 0.05, told
+
+
+def _contrary(example: Example) -> Example:
+    touched = np.frombuffer(example.features, dtype=np.float32).reshape(12, -1)[:, FEATURES.index("pair_decayed_60d")]
+    labels = np.zeros(12, dtype=np.int64)
+    labels[np.argsort(touched)[:2]] = 1
+    return msgspec.structs.replace(example, labels=labels.tolist())
 
 
 def test_what_says_nothing_about_order_is_dropped_and_counted(make_examples: MakeExamples) -> None:
