@@ -25,7 +25,7 @@ from persona_stream.vocabulary.messages import (
     Shown,
     ShownRows,
     decode_shown,
-    encode_example,
+    encode,
 )
 from persona_stream.vocabulary.topics import Topics
 from tables.features.plan import attribution_of
@@ -87,7 +87,7 @@ class Impressions:
             while closed and closed[0][0] + CLOSED_KEPT <= record.offset:
                 lists.delete(closed.popleft()[1])
             for example in made.examples:
-                out.emit(self._topics.examples, example.user, encode_example(example))
+                out.emit(self._topics.examples, example.user, encode(example))
         progress.advance(part)
         return out
 

@@ -23,7 +23,6 @@ from persona_stream.vocabulary.messages import (
     ShownRows,
     decode_item_event,
     encode,
-    encode_example,
 )
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import stack_longs, stack_panes
@@ -137,7 +136,7 @@ class _ItemRows:
                 source_offset=offset,
                 weights=[weight] if weight != 1.0 else [],
             )
-            out.emit(topics.examples, event.user, encode_example(example))
+            out.emit(topics.examples, event.user, encode(example))
         for rows in shown:
             out.emit(topics.shown, rows.user, encode(rows))
 

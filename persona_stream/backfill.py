@@ -28,7 +28,7 @@ from persona_stream.versions import Versions, read_item_versions, read_profile_v
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import POSITIVE_KINDS, Event, parse_event
-from persona_stream.vocabulary.messages import Example, decode_example, encode_example
+from persona_stream.vocabulary.messages import Example, decode_example, encode
 from persona_stream.vocabulary.topics import Topics
 from tables.counters import Floats
 from tables.feature_set import FeatureSet
@@ -261,7 +261,7 @@ async def write_examples(settings: Settings, writer: BatchWriter, examples: Sequ
         records = [
             Record(
                 example.user.encode(),
-                encode_example(msgspec.structs.replace(example, origin=ORIGIN, source_partition=-1, source_offset=-1)),
+                encode(msgspec.structs.replace(example, origin=ORIGIN, source_partition=-1, source_offset=-1)),
             )
             for example in examples[start : start + WRITE_EVERY]
         ]

@@ -30,9 +30,10 @@ COLUMNS = {
     "label": "INTEGER",
     "position": "INTEGER",
     "propensity": "DOUBLE",
+    "weight": "DOUBLE",
     "feature_hash": "VARCHAR",
 }
-"""Column -> SQL type. `position` and `propensity` are null where there is none."""
+"""Column -> SQL type. `position`, `propensity` and `weight` are null where there is none."""
 FEATURE_PREFIX = "f_"
 """A catalogue may call a feature `position`, or `user`."""
 FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".jsonl": "FORMAT json"}
@@ -162,6 +163,7 @@ def _examples(columns: Mapping[str, Any], feature_set: FeatureSet) -> Iterator[E
             slot=slot or "",
             positions=_if_all(told["position"][rows]),
             propensities=_if_all(told["propensity"][rows]),
+            weights=_if_all(told["weight"][rows]),
         )
 
 
@@ -172,8 +174,9 @@ def _if_all(values: list[Any]) -> list[Any]:
 def _rows(example: Example) -> Iterator[tuple[object, ...]]:
     nothing = [None] * len(example.items)
     positions, propensities = example.positions or nothing, example.propensities or nothing
+    weights = example.weights or nothing
     before = (example.group, example.user, example.ts_ms, example.origin, example.slot)
-    for row in zip(example.items, example.labels, positions, propensities, strict=True):
+    for row in zip(example.items, example.labels, positions, propensities, weights, strict=True):
         yield (*before, *row, example.feature_hash)
 
 

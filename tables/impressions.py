@@ -12,7 +12,6 @@ import msgspec
 from msgspec import Struct
 
 from persona_stream.stream.partition import Codec
-from persona_stream.vocabulary.grown import grown_encoder
 from persona_stream.vocabulary.messages import Opened, Outcome, ShownRows
 
 NOT_OPENED = NOT_CLOSED = -1
@@ -75,7 +74,7 @@ class ShownList(Struct, array_like=True):
         return [item for item in self.items if item in self.rows] if self.items else list(self.rows)
 
 
-codec = Codec(new=ShownList, encode=grown_encoder(ShownList), decode=msgspec.msgpack.Decoder(ShownList).decode)
+codec = Codec(new=ShownList, encode=msgspec.msgpack.Encoder().encode, decode=msgspec.msgpack.Decoder(ShownList).decode)
 
 
 def key_of(user: str, group: str) -> str:

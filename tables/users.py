@@ -21,7 +21,6 @@ from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
-from persona_stream.vocabulary.grown import grown_encoder
 from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
 from tables.sketches import name_hash, note
@@ -177,7 +176,7 @@ def _checked(raw: bytes) -> UserState:
     return state
 
 
-codec = Codec(new=UserState, encode=grown_encoder(UserState), decode=_checked)
+codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=_checked)
 
 
 def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import FieldInfo
 from xxhash import xxh3_64_hexdigest
 
 from persona_stream.vocabulary.events import KINDS
@@ -43,18 +42,8 @@ _json = msgspec.json.Encoder(order="deterministic").encode
 
 def _without(state: type[Struct], *unused: str) -> Callable[[bytes], Any]:
     """A decoder of an array-like state that makes no objects of the fields named: they stay bytes."""
-    fields = [
-        (f.name, msgspec.Raw, msgspec.Raw()) if f.name in unused else (f.name, f.type, _default(f))
-        for f in msgspec.structs.fields(state)
-    ]
+    fields = [(f.name, msgspec.Raw if f.name in unused else f.type) for f in msgspec.structs.fields(state)]
     return msgspec.msgpack.Decoder(msgspec.defstruct(state.__name__, fields, array_like=True)).decode
-
-
-def _default(field: FieldInfo) -> Any:
-    """A field's default: values of before the field, and those where it is empty, end before it."""
-    if field.default is msgspec.NODEFAULT:
-        return msgspec.field(default_factory=field.default_factory)
-    return msgspec.field(default=field.default)
 
 
 # The larger part of a state, and none of what is shown: decoding it would take most of the time.

@@ -9,8 +9,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from persona_stream.vocabulary.grown import grown_encoder
-
 NO_EXAMPLE, SHOWN = -1, -2
 """Labels that are none: nothing is learned from the event; or the item was shown, and what comes of it is not known."""
 FROM_SHOWN = 1 << 20
@@ -193,7 +191,6 @@ class ModelRecord(Struct, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-encode_example = grown_encoder(Example)
 encode_json = msgspec.json.Encoder().encode
 decode_item_event = msgspec.msgpack.Decoder(ItemEvent).decode
 Shown = Opened | ShownRows | Outcome
