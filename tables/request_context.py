@@ -37,6 +37,8 @@ _URL_CHARS = 2048
 _HOST_CHARS = 253
 _LANGUAGES_CHARS = 256
 
+_OFFSETS_KEPT = 1024
+_MINUTE_MS = 60_000
 _USER_AGENTS_KEPT = 4096
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -266,11 +268,17 @@ def _offset_ms(as_of_ms: int, zone: Zone) -> int:
         # Only real names are kept in the cache.
         if zone not in _zone_names():
             return 0
-        offset = (_EPOCH + timedelta(milliseconds=as_of_ms)).astimezone(_zone(zone)).utcoffset()
-        return offset // timedelta(milliseconds=1) if offset else 0
+        return _zone_offset_ms(as_of_ms // _MINUTE_MS, zone)
     if isinstance(zone, bool) or not isinstance(zone, int | float) or not -_DAY_MINUTES < zone < _DAY_MINUTES:
         return 0
     return round(zone * 60_000)
+
+
+@lru_cache(maxsize=_OFFSETS_KEPT)
+def _zone_offset_ms(minute: int, zone: str) -> int:
+    # Clocks have changed at whole minutes only since 1972.
+    offset = (_EPOCH + timedelta(minutes=minute)).astimezone(_zone(zone)).utcoffset()
+    return offset // timedelta(milliseconds=1) if offset else 0
 
 
 @cache

@@ -18,6 +18,7 @@ from tables.features.kind import (
     Duration,
     Evaluate,
     EventKind,
+    Kind,
     duration_ms,
     spread,
 )
@@ -70,8 +71,8 @@ class InteractedWith(Compared, frozen=True, kw_only=True):
         return SHARE_EDGES
 
     @classmethod
-    def compile(cls, declared: Sequence["InteractedWith"]) -> Evaluate:
-        """All features of an attribute together."""
+    def compile(cls, declared: Sequence[Compared]) -> Evaluate:
+        """All features of an attribute together, novelty too."""
         groups = _looks(declared)
 
         def evaluate(rows: Rows) -> Numbers:
@@ -79,6 +80,10 @@ class InteractedWith(Compared, frozen=True, kw_only=True):
             for attribute, places, looks in groups:
                 shared, known = looks.shared(rows, attribute)
                 block[places] = shared / np.maximum(known, 1)[:, rows.question]
+                for at, place in enumerate(places):
+                    if isinstance(declared[place], Novelty):
+                        is_told = (known[at] > 0)[rows.question] & asked_codes(rows, attribute).has_any
+                        block[place] = np.where(is_told, shared[at] == 0, np.nan)
             return block
 
         return evaluate
@@ -147,19 +152,9 @@ class Novelty(Compared, frozen=True, kw_only=True):
         return SHARE_EDGES
 
     @classmethod
-    def compile(cls, declared: Sequence["Novelty"]) -> Evaluate:
-        """As `interacted_with`."""
-        groups = _looks(declared)
-
-        def evaluate(rows: Rows) -> Numbers:
-            block = np.empty((len(declared), len(rows)))
-            for attribute, places, looks in groups:
-                shared, known = looks.shared(rows, attribute)
-                is_told = (known > 0)[:, rows.question] & asked_codes(rows, attribute).has_any
-                block[places] = np.where(is_told, shared == 0, np.nan)
-            return block
-
-        return evaluate
+    def compiled_by(cls) -> type[Kind]:
+        """It looks at what `interacted_with` looks at."""
+        return InteractedWith
 
 
 class RelativeNumber(Compared, frozen=True, kw_only=True):

@@ -99,6 +99,11 @@ class Kind(Declarable, frozen=True, kw_only=True):
         return ()
 
     @classmethod
+    def compiled_by(cls) -> "type[Kind]":
+        """The kind that computes it, together with its own: kinds that look at the same things share the looking."""
+        return cls
+
+    @classmethod
     def compile(cls: type[K], declared: Sequence[K]) -> Evaluate:
         """One function for all features of this kind, columns in the order declared."""
         raise NotImplementedError

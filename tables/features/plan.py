@@ -93,8 +93,8 @@ class _Part:
     def __init__(self, mine: Sequence[Declared], among: Sequence[Declared]) -> None:
         self._steps: list[tuple[slice, Evaluate, bool]] = []
         by_kind: list[Declared] = []
-        for kind in dict.fromkeys(type(one.feature) for one in mine):
-            same = [one for one in mine if type(one.feature) is kind]
+        for kind in dict.fromkeys(one.feature.compiled_by() for one in mine):
+            same = [one for one in mine if one.feature.compiled_by() is kind]
             start = len(_names(by_kind))
             by_kind += same
             filled = slice(start, len(_names(by_kind)))

@@ -64,9 +64,13 @@ def _cosine(rows: Rows, attribute: str, recent: NDArray[np.int32], user: Indices
     terms = rows.attributes.terms[attribute][rows.item].T
     rarity = rows.attributes.idf(attribute, terms)
     rarity[terms < 0] = 0.0
-    wanted = terms if len(rows.sizes) == 1 else terms + (rows.question << TERM_BITS)
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    dot = _sum_in_order((keys[at] == wanted) * weights[at] * rarity)
+    if len(rows.sizes) == 1:
+        found = rows.attributes.looked_up(keys, weights, terms)
+    else:
+        wanted = terms + (rows.question << TERM_BITS)
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found = (keys[at] == wanted) * weights[at]
+    dot = _sum_in_order(found * rarity)
     norm = np.sqrt(_sum_in_order(rarity**2)) * size[rows.question]
     cosine: Numbers = dot / np.where(norm > 0, norm, 1.0)
     return cosine

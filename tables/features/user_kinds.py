@@ -90,20 +90,17 @@ class SessionAverage(OfUser, frozen=True, kw_only=True):
 
 
 def _session_mean(rows: Rows, declared: SessionAverage) -> Numbers:
+    # Where there are no more sessions all three are 0: they add nothing.
     held = rows.sessions[:, : declared.sessions]
     start_ms, last_ms, events = held[:, :, 0], held[:, :, 1], held[:, :, 2]
-    known = events > 0
+    count = np.count_nonzero(events, axis=1)
     if declared.measure == "depth":
-        return np.log1p(_means(events.astype(np.float64), known))
+        depth: Numbers = np.log1p(events.sum(axis=1) / np.maximum(count, 1))
+        return depth
     if declared.measure == "duration":
-        return log_hours(_means((last_ms - start_ms).astype(np.float64), known))
-    between = (start_ms[:, :-1] - last_ms[:, 1:]).astype(np.float64)
-    return log_hours(_means(between, known[:, 1:]))
-
-
-def _means(values: Numbers, known: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]") -> Numbers:
-    means: Numbers = np.where(known, values, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    return means
+        return log_hours((last_ms - start_ms).sum(axis=1) / np.maximum(count, 1))
+    between_ms = start_ms[:, :-1] * (events[:, 1:] > 0) - last_ms[:, 1:]
+    return log_hours(between_ms.sum(axis=1) / np.maximum(count - 1, 1))
 
 
 class SessionPattern(OfUser, frozen=True, kw_only=True):
@@ -135,16 +132,18 @@ class SessionPattern(OfUser, frozen=True, kw_only=True):
             touches = np.bincount(user, minlength=users)
             distinct = _distinct(user, history.item[inside], users)
             clicks = np.bincount(user[history.kind[inside] == _CLICK], minlength=users)
-            first_ms = np.full(users, np.iinfo(np.int64).max)
-            np.minimum.at(first_ms, user, history.ts_ms[inside])
-            last_ms = np.zeros(users, dtype=np.int64)
-            np.maximum.at(last_ms, user, history.ts_ms[inside])
+            # Touches of the session are the latest of all: the first of them stands that far before the last.
+            last = np.cumsum(touches) - 1
+            times_ms = history.ts_ms[inside]
+            passed_ms = np.zeros(users, dtype=np.int64)
+            several = touches > 1
+            passed_ms[several] = times_ms[last[several]] - times_ms[(last - touches + 1)[several]]
             between = np.maximum(touches - 1, 1) * 1000
             measures = {
                 "items": np.log1p(distinct),
                 "returning": (touches - distinct) / np.maximum(touches, 1),
                 "clicking": clicks / np.maximum(touches, 1),
-                "pace": np.log1p(np.where(touches > 1, last_ms - first_ms, 0) / between),
+                "pace": np.log1p(passed_ms / between),
             }
             return spread([measures[one.measure] for one in declared], users)
 
