@@ -21,8 +21,10 @@ from persona_stream.vocabulary.topics import Topics
 
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
-_QUIET_ANSWERS = 4
+_QUIET_POLLS = 4
 _QUIET_EVERY_S = 0.25
+_APART_S = 0.05
+"""Two moments this close are told of one poll."""
 
 
 class StreamState(Struct, frozen=True):
@@ -74,17 +76,21 @@ async def follow(settings: Settings) -> None:
 async def until_applied(settings: Settings) -> None:
     """Wait until all that was published is in every table and in the server's replicas; shows progress.
 
-    The server asks for the ends of topics now and then, and one topic's fold feeds the next: only when several answers
-    in a row show no lag is there none.
+    The server asks for the ends of topics now and then, and one topic's fold feeds the next: only when it has asked
+    several times from now on, and each time there was no lag, is there none.
     """
     with _shown() as show:
         async with aiohttp.ClientSession() as session:
-            quiet = 0
-            while quiet < _QUIET_ANSWERS:
+            quiet, polled_s = 0, time.monotonic()
+            while quiet < _QUIET_POLLS:
                 answer = await ask(session, f"{server_url(settings)}/readyz?verbose")
                 tables = answer.body.get("tables") or {}
                 lags = {name: table["lag_events"] + table["changelog_lag"] for name, table in tables.items()}
-                quiet = quiet + 1 if lags and not any(lags.values()) else 0
+                ago_ms = answer.body.get("polled_ms_ago")
+                if not lags or any(lags.values()) or ago_ms is None:
+                    quiet = 0
+                elif (now_s := time.monotonic() - ago_ms / 1000) > polled_s + _APART_S:
+                    quiet, polled_s = quiet + 1, now_s
                 if err.is_terminal:
                     show("  still to apply: " + ", ".join(f"{name} {lag:,}" for name, lag in lags.items() if lag))
                 await asyncio.sleep(_QUIET_EVERY_S)

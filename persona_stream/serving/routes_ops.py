@@ -1,5 +1,6 @@
 """Probes, metrics, the API's description and the first page."""
 
+import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
@@ -43,6 +44,8 @@ class Readiness(Struct):
     """`connected`, or why not."""
     tables: dict[str, TableFreshness]
     decisions_dropped: int
+    polled_ms_ago: int | None
+    """How long ago Kafka was asked how far its topics reach: lags are as of then; null if it never was."""
 
 
 async def livez(request: web.Request) -> web.Response:
@@ -70,6 +73,7 @@ async def readyz(request: web.Request) -> web.Response:
         kafka="connected" if state.link.writable else state.link.error,
         tables=fresh.tables,
         decisions_dropped=state.decisions.dropped,
+        polled_ms_ago=round(1000 * (time.monotonic() - polled_s)) if (polled_s := state.replica.polled_s) else None,
     )
     return web.Response(status=status, body=_encode(readiness), content_type="application/json")
 
