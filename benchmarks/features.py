@@ -63,7 +63,10 @@ def _stream() -> None:
     dataset = Dataset(EVENTS)
     items = [parse_item(line) for line in dataset.items()]
     purchases = list(islice(dataset.events(), EVENTS))
-    clicks = [record.value for record in generate(LogSpec(events=EVENTS, users=EVENTS // 20, items=ITEMS, zipf=0.6, events_per_s=5))]
+    clicks = [
+        record.value
+        for record in generate(LogSpec(events=EVENTS, users=EVENTS // 20, items=ITEMS, zipf=0.6, events_per_s=5))
+    ]
     print(f"the stream in slices of {SLICE:,}, users and items folded in one process, {PLAN.features.width} features")
     for name, raws in (("purchases, each an outcome", purchases), ("a click log, 4 outcomes in 10 events", clicks)):
         without, with_ = (_events_per_s(raws, items, with_examples=made) for made in (False, True))
