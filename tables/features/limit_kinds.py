@@ -214,7 +214,8 @@ class _Floor(Watch):
         self._missing = min(least, int(np.count_nonzero(is_new)))
 
     def breaks(self, place: int) -> Flags:
-        return self._is_known if self._missing > 0 and self.until - place <= self._missing else self._none
+        # Behind its places it asks for nothing, whatever another limit has kept out of them.
+        return self._is_known if 0 < self.until - place <= self._missing else self._none
 
     def put(self, item: int) -> None:
         self._missing -= bool(self._is_new[item])

@@ -59,7 +59,7 @@ def _novel(world: World, asked: Asked, params: Params, item: str, placed: list[s
     first = min(params.get("first", _FIRST), len(asked.items))
     there_are = sum(_is_new(world, asked, params, one) for one in asked.items)
     missing = min(params["least"], there_are) - sum(_is_new(world, asked, params, one) for one in placed)
-    return 0 < missing >= first - len(placed) and not _is_new(world, asked, params, item)
+    return 0 < first - len(placed) <= missing and not _is_new(world, asked, params, item)
 
 
 def _is_new(world: World, asked: Asked, params: Params, item: str) -> bool:

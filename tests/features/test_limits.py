@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawn import Drawn, fold_in_slices, made_question, records, seeds, sizes, system_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle_limits import Limits, kept_to_limits
 
@@ -69,6 +69,15 @@ def test_one_limit_is_kept_as_the_oracle_says(kind: str, data: st.DataObject, se
     _check([data.draw(_of_kind(kind), label="limit")], seed, count)
 
 
+@example(
+    [
+        ("novel", {"least": 1, "first": 1, "slots": []}),
+        ("novel", {"least": 1, "first": 1, "slots": []}),
+        ("novel", {"least": 1, "first": 1, "attribute": "genres", "latest": 1, "slots": []}),
+    ],
+    16,
+    300,
+)
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.sampled_from(sorted(PARAMS)).flatmap(_of_kind), min_size=2, max_size=4), seeds, sizes)
 def test_several_limits_are_kept_as_the_oracle_says(limits: Limits, seed: int, count: int) -> None:
