@@ -18,7 +18,10 @@ NOT_RUN = {
     ("README.md", "python3 -m pip install uv && python3 -m uv run --no-dev persona-stream demo"): (
         "it installs into the machine's own Python; test_demo.py runs what follows the installation"
     ),
-    ("README.md", "python3 -m uv run pytest"): "it is this suite; .ci/run takes the command from there",
+    (
+        "README.md",
+        "python3 -m uv run pytest -n 2 --dist loadfile",
+    ): "it is this suite; .ci/run takes the command from there",
     (
         "docs/reliability.md",
         "python3 -m uv run pytest tests/faults --fault-cycles 200 --timeout 7200 --write-reliability",
