@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-import signal
 
 import uvloop
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from persona_stream.health import start_health, told_to_stop
 from persona_stream.mirror.link import RedisLink
 from persona_stream.mirror.marks import MarksLostError
 from persona_stream.mirror.mirror import Mirror, OnProgress, Rewritten
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.errors import ConfigError, MirrorError
+from persona_stream.vocabulary.errors import MirrorError
 from persona_stream.vocabulary.logs import configure_logging
 
 PATIENCE_S = 30.0
@@ -40,9 +39,7 @@ async def rebuild(settings: Settings, on_progress: OnProgress) -> Rewritten:
 
 
 async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     link = RedisLink(settings)
     mirror = Mirror(settings, link)
     health = await _start_health(mirror, link, settings)
@@ -61,31 +58,18 @@ async def _run(settings: Settings) -> None:
 
 
 async def _start_health(mirror: Mirror, link: RedisLink, settings: Settings) -> web.AppRunner:
-    async def livez(request: web.Request) -> web.Response:
+    def livez() -> str:
         # A Redis or a Kafka that is away is no reason to start this process again.
         stalled_s = mirror.stalled_s()
         if stalled_s < settings.stall_timeout_ms / 1000:
-            return web.Response(text="ok\n")
-        return web.Response(status=503, text=f"behind, and nothing was written for {stalled_s:.0f} s\n")
+            return ""
+        return f"behind, and nothing was written for {stalled_s:.0f} s"
 
-    async def readyz(request: web.Request) -> web.Response:
+    def readyz() -> str:
         reasons = [link.error and f"Redis: {link.error}", mirror.kafka_error and f"Kafka: {mirror.kafka_error}"]
         if not mirror.has_caught_up:
             reasons.append("Redis does not hold yet what the changelogs held at the start")
-        said = "\n".join(filter(None, reasons))
-        return web.Response(status=503, text=f"{said}\n") if said else web.Response(text="ok\n")
+        return "\n".join(filter(None, reasons))
 
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    health = web.Application()
-    for path, handler in (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics)):
-        health.router.add_get(path, handler)
-    runner = web.AppRunner(health, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    if settings.mirror_port:
-        try:
-            await web.TCPSite(runner, settings.http_host, settings.mirror_port).start()
-        except OSError as error:
-            raise ConfigError(f"the mirror can't listen: {error}.", hint="Set PERSONA_MIRROR_PORT.") from None
-    return runner
+    probes = {"/livez": livez, "/readyz": readyz}
+    return await start_health(settings, settings.mirror_port, probes, what="the mirror", setting="PERSONA_MIRROR_PORT")

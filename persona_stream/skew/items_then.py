@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
-from typing import Any
 
 from aiokafka import ConsumerRecord
 from msgspec import Struct
@@ -12,9 +11,8 @@ from agents.items import Items
 from models.topic_reader import OnProgress
 from persona_stream.explain.cut import Ends
 from persona_stream.kafka.writer import Partitioner
-from persona_stream.skew.passage import Wishes, pass_through
+from persona_stream.skew.passage import Folded, Wishes, pass_through
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.messages import ItemEvent, decode_item_event
 from persona_stream.worker.app import AgentSpec
@@ -33,23 +31,9 @@ class ItemsThen:
 
     async def read(self, on_progress: OnProgress) -> None:
         """Fold the topic, which has every item event. Raises as `read_topic`."""
-        held: dict[int, Partition[Any]] = {}
-        wanted = {partition: self.wishes.keys(partition) for partition in self.wishes.stops}
-
-        def fold(partition: int, records: list[ConsumerRecord]) -> None:
-            mine = [record for record in records if record.key in wanted[partition]]
-            if mine:
-                state = held.setdefault(partition, Partition(self._spec.codec))
-                self._spec.fold.process(Slice(self._spec.source, partition, mine), state)
-                state.changed.clear()
-                self.folded += len(mine)
-
-        def look(partition: int, end: int, keys: Collection[str]) -> None:
-            for key in keys:
-                self.wishes.fulfil(key, end, held[partition].encoded(key) if partition in held else None)
-
-        stops, ends = self.wishes.stops, self.wishes.ends()
-        await pass_through(self._settings, self._spec.source, stops, fold, look, on_progress, ends=ends)
+        items, stops, ends = Folded(self._spec, self.wishes), self.wishes.stops, self.wishes.ends()
+        await pass_through(self._settings, self._spec.source, stops, items.fold, items.look, on_progress, ends=ends)
+        self.folded += items.records
 
     async def reached(
         self, users: Mapping[tuple[int, int], Ends], ends: Mapping[int, int], on_progress: OnProgress

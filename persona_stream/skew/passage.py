@@ -4,15 +4,19 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import attrgetter
+from typing import Any
 
 from aiokafka import ConsumerRecord
 
 from models.topic_reader import OnProgress, read_topic
+from persona_stream.stream.partition import Partition
+from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
+from persona_stream.worker.app import AgentSpec
 
 Stops = dict[int, dict[int, set[str]]]
 """Partition -> the offset after the last record folded -> the keys to look at then."""
-Fold = Callable[[int, list[ConsumerRecord]], None]
+Fold = Callable[[int, list[ConsumerRecord]], object]
 """Folds consecutive records of a partition."""
 Look = Callable[[int, int, Collection[str]], None]
 """Looks at keys of a partition, as of an offset: all records before it are folded, and none behind it."""
@@ -49,6 +53,37 @@ class Wishes:
     def ends(self) -> dict[int, int]:
         """By partition, the last stop."""
         return {partition: max(stops) for partition, stops in self.stops.items()}
+
+
+class Folded:
+    """The keys of one table that are wished for, folded as its source passes, and looked at."""
+
+    def __init__(self, spec: AgentSpec, wishes: Wishes) -> None:
+        self._spec = spec
+        self._wishes = wishes
+        self._wanted: dict[int, set[bytes]] = {}
+        self._held: dict[int, Partition[Any]] = {}
+        self.records = 0
+        """How many it took."""
+
+    def fold(self, partition: int, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """Fold those of keys that are wished for, which are returned."""
+        wanted = self._wanted.get(partition)
+        if wanted is None:
+            wanted = self._wanted[partition] = self._wishes.keys(partition)
+        mine = [record for record in records if record.key in wanted]
+        if mine:
+            state = self._held.setdefault(partition, Partition(self._spec.codec))
+            self._spec.fold.process(Slice(self._spec.source, partition, mine), state)
+            state.changed.clear()
+            self.records += len(mine)
+        return mine
+
+    def look(self, partition: int, end: int, keys: Collection[str]) -> None:
+        """Keep what is held of keys as of an offset."""
+        held = self._held.get(partition)
+        for key in keys:
+            self._wishes.fulfil(key, end, held.encoded(key) if held is not None else None)
 
 
 async def pass_through(

@@ -2,24 +2,21 @@
 
 import asyncio
 import logging
-import signal
 import time
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import msgspec
 import uvloop
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from models.topic_reader import ignore_progress
+from persona_stream.health import start_health, told_to_stop
 from persona_stream.skew import skew_metrics as metrics
 from persona_stream.skew.check import NoDecisionsError, check_skew
 from persona_stream.skew.reasons import MEANINGS
 from persona_stream.skew.report import Report
 from persona_stream.skew.sample import Wanted
 from persona_stream.vocabulary.config import Settings
-from persona_stream.vocabulary.errors import ConfigError
 from persona_stream.vocabulary.logs import configure_logging
 from tables.features.plan import feature_set
 
@@ -127,10 +124,13 @@ class Job:
 
 
 async def _run(job: Job) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    health = await _start_health(job)
+    stop = told_to_stop()
+    settings = job.settings
+    # A Kafka that is away is no reason to start this process again.
+    probes = {"/livez": lambda: "", "/healthz": job.unwell}
+    health = await start_health(
+        settings, settings.skew_port, probes, what="the skew check", setting="PERSONA_SKEW_PORT"
+    )
     running, stopping = asyncio.create_task(job.run()), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -142,29 +142,3 @@ async def _run(job: Job) -> None:
             with suppress(asyncio.CancelledError):
                 await task
         await health.cleanup()
-
-
-async def _start_health(job: Job) -> web.AppRunner:
-    async def livez(request: web.Request) -> web.Response:
-        # A Kafka that is away is no reason to start this process again.
-        return web.Response(text="ok\n")
-
-    async def healthz(request: web.Request) -> web.Response:
-        unwell = job.unwell()
-        return web.Response(status=503, text=f"{unwell}\n") if unwell else web.Response(text="ok\n")
-
-    async def told(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    health = web.Application()
-    for path, handler in (("/livez", livez), ("/healthz", healthz), ("/metrics", told)):
-        health.router.add_get(path, handler)
-    runner = web.AppRunner(health, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    settings = job.settings
-    if settings.skew_port:
-        try:
-            await web.TCPSite(runner, settings.http_host, settings.skew_port).start()
-        except OSError as error:
-            raise ConfigError(f"the skew check can't listen: {error}.", hint="Set PERSONA_SKEW_PORT.") from None
-    return runner

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from models.topic_reader import OnProgress
 from persona_stream.explain.cut import Ends
-from persona_stream.skew.passage import Stops, Wishes, pass_through
+from persona_stream.skew.passage import Folded, Stops, Wishes, pass_through
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
@@ -145,26 +145,19 @@ class ProfilesThen:
 
     async def read(self, on_progress: OnProgress) -> None:
         """Read the topic. Raises as `read_topic`."""
-        held: dict[int, Partition[Any]] = {}
-        wanted = {partition: self.wishes.keys(partition) for partition in range(self._settings.partitions)}
+        profiles = Folded(self._spec, self.wishes)
 
         def fold(partition: int, records: list[ConsumerRecord]) -> None:
             self._gaps.count(partition, len(records))
-            mine = [record for record in records if record.key in wanted[partition]]
-            for record in mine:
+            for record in profiles.fold(partition, records):
                 self._first.setdefault((record.key or b"").decode(), record.offset)
-            if mine:
-                state = held.setdefault(partition, Partition(self._spec.codec))
-                self._spec.fold.process(Slice(self._spec.source, partition, mine), state)
-                state.changed.clear()
-                self.folded += len(mine)
 
         def look(partition: int, end: int, keys: Collection[str]) -> None:
             self._gaps.look(partition, end)
-            for key in keys:
-                self.wishes.fulfil(key, end, held[partition].encoded(key) if partition in held else None)
+            profiles.look(partition, end, keys)
 
         await pass_through(self._settings, self._spec.source, self.wishes.stops, fold, look, on_progress)
+        self.folded += profiles.records
 
     def may_lack(self, user: str, partition: int, end: int) -> bool:
         """Whether a user may have had another version than the topic still has, as of an offset."""
