@@ -44,6 +44,10 @@ class Window(Struct, frozen=True):
         """How many panes cover the window."""
         return self.size_ms // self.pane_ms
 
+    def ring(self, panes: "Panes") -> "Panes":
+        """Its ring of each of n keys, int32 `[n, ring_rows, PANE_WIDTH]`."""
+        return panes[:, self.first_row : self.first_row + self.ring_rows]
+
 
 def _windows() -> tuple[Window, ...]:
     sizes = (
@@ -58,9 +62,9 @@ def _windows() -> tuple[Window, ...]:
     return tuple(windows)
 
 
-def _spans() -> dict[str, Window]:
+def _spans(windows: Sequence[Window]) -> dict[str, Window]:
     spans: dict[str, Window] = {}
-    for window in _windows():
+    for window in windows:
         for rows in range(1, window.rows + 1):
             size_ms = rows * window.pane_ms
             unit, letter = next(
@@ -73,7 +77,7 @@ def _spans() -> dict[str, Window]:
 
 WINDOWS = _windows()
 WINDOW_INDEX = {window.name: index for index, window in enumerate(WINDOWS)}
-SPANS = _spans()
+SPANS = _spans(WINDOWS)
 """Every window that can be read: a whole number of panes of one ring. `WINDOWS` are the longest of each ring."""
 PANES = sum(window.rows for window in WINDOWS)
 KIND_COLUMNS = slice(1, 1 + len(KINDS))
@@ -158,7 +162,7 @@ def stack_longs(blocks: Sequence[bytes | bytearray]) -> Longs:
 
 def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
     """Counts by kind, int32 `[n, len(KINDS)]`, in `window` as of `as_of_ms` (`[n]` or `[1]`, epoch milliseconds)."""
-    ring = panes[:, window.first_row : window.first_row + window.ring_rows]
+    ring = window.ring(panes)
     counts: Panes = np.einsum(
         "nrk,nr->nk", ring[:, :, KIND_COLUMNS], covered(ring, as_of_ms, window.pane_ms, window.rows)
     )
@@ -167,7 +171,7 @@ def window_counts(panes: Panes, as_of_ms: Times, window: Window) -> Panes:
 
 def window_values(panes: Panes, as_of_ms: Times, window: Window) -> tuple[Times, Times]:
     """Of the events with a value in `window`: the sum of values in thousandths, and how many; int64 `[n]` each."""
-    ring = panes[:, window.first_row : window.first_row + window.ring_rows]
+    ring = window.ring(panes)
     inside = covered(ring, as_of_ms, window.pane_ms, window.rows)
     sums = np.ascontiguousarray(ring[:, :, _SUM:]).view(np.int64)[:, :, 0]
     return (sums * inside).sum(axis=1), (ring[:, :, _VALUES] * inside).sum(axis=1, dtype=np.int64)

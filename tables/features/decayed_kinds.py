@@ -55,7 +55,7 @@ def _window(half_life_ms: int) -> Window:
 def _decayed(
     block: CounterBlock, window: Window, decay: float, kinds: "np.ndarray[tuple[int], np.dtype[np.int32]]"
 ) -> Numbers:
-    ring = block.panes[:, window.first_row : window.first_row + window.ring_rows]
+    ring = window.ring(block.panes)
     middle_ms = ring[:, :, 0].astype(np.int64) * window.pane_ms + window.pane_ms // 2
     age_ms = np.maximum(block.as_of_ms[:, None] - middle_ms, 0)
     worth = covered(ring, block.as_of_ms, window.pane_ms, window.rows) * np.exp(age_ms * -decay)

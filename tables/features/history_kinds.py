@@ -225,13 +225,19 @@ class ShownAlike(OfAttribute, frozen=True, kw_only=True):
         groups = by_attribute(declared)
 
         def evaluate(rows: Rows) -> Numbers:
-            shown, block = rows.shown, np.empty((len(declared), len(rows)))
-            age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
+            block = np.empty((len(declared), len(rows)))
             for attribute, places in groups.items():
-                spans = np.array([[duration_ms(declared[at].within)] for at in places])
-                told = told_of(rows.attributes.codes[attribute][shown.item], shown.user)
-                chosen = (age_ms >= 0) & (age_ms < spans)
-                block[places] = np.log1p(asked_codes(rows, attribute).shared(told, chosen))
+                spans_ms = [duration_ms(declared[at].within) for at in places]
+                block[places] = np.log1p(times_alike(rows, attribute, spans_ms))
             return block
 
         return evaluate
+
+
+def times_alike(rows: Rows, attribute: str, spans_ms: Sequence[int]) -> Numbers:
+    """How often a value of each row's item stood in the lists known of its user, within each of k spans: float64
+    `[k, n]`."""
+    shown = rows.shown
+    age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
+    told = told_of(rows.attributes.codes[attribute][shown.item], shown.user)
+    return asked_codes(rows, attribute).shared(told, (age_ms >= 0) & (age_ms < np.array(spans_ms)[:, None]))

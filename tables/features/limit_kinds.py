@@ -10,9 +10,11 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from tables.features.attributes import MISSING, Needs
-from tables.features.blocks import HISTORY_KEPT, Flags, Indices, Rows
-from tables.features.codes import asked_codes, told_of, visited_codes
+from tables.features.blocks import HISTORY_KEPT, Flags, Numbers, Rows
+from tables.features.codes import asked_codes, visited_codes
+from tables.features.history_kinds import times_alike
 from tables.features.kind import Declarable, Duration, Word, duration_ms
+from tables.features.list_kinds import times_shown
 from tables.users import PENDING_KEPT
 
 FIRST_MOST = 100
@@ -87,14 +89,10 @@ class Shown(Limit, frozen=True, kw_only=True):
         """The same at every place."""
         return _Everywhere(self._times(rows) >= self.most)
 
-    def _times(self, rows: Rows) -> Indices | NDArray[np.float64]:
-        shown = rows.shown
-        age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
-        of_late = (age_ms >= 0) & (age_ms < duration_ms(self.within))
-        if self.attribute is None:
-            return np.bincount(shown.row[of_late & (shown.row >= 0)], minlength=len(rows))
-        told = told_of(rows.attributes.codes[self.attribute][shown.item], shown.user)
-        times: NDArray[np.float64] = asked_codes(rows, self.attribute).shared(told, of_late[None])[0]
+    def _times(self, rows: Rows) -> Numbers:
+        spans_ms = [duration_ms(self.within)]
+        by_span = times_alike(rows, self.attribute, spans_ms) if self.attribute else times_shown(rows, spans_ms)
+        times: Numbers = by_span[0]
         return times
 
 

@@ -197,11 +197,13 @@ class ShownCount(OfRow, frozen=True, kw_only=True):
         """A count a feature."""
         spans = [duration_ms(one.within) for one in declared]
 
-        def evaluate(rows: Rows) -> Numbers:
-            shown = rows.shown
-            age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
-            asked = (shown.row >= 0) & (age_ms >= 0)
-            counts = [np.bincount(shown.row[asked & (age_ms < span)], minlength=len(rows)) for span in spans]
-            return np.log1p(np.array(counts, dtype=np.float64))
+        return lambda rows: np.log1p(times_shown(rows, spans))
 
-        return evaluate
+
+def times_shown(rows: Rows, spans_ms: Sequence[int]) -> Numbers:
+    """How many of the lists known of each row's user held its item, within each of k spans: float64 `[k, n]`."""
+    shown = rows.shown
+    age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
+    asked = (shown.row >= 0) & (age_ms >= 0)
+    counts = [np.bincount(shown.row[asked & (age_ms < span)], minlength=len(rows)) for span in spans_ms]
+    return np.array(counts, dtype=np.float64)
