@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,7 +23,7 @@ from persona_stream.serving.history_rule import history_features, history_scores
 from persona_stream.serving.item_columns import ItemColumns, Rows
 from persona_stream.serving.placing import Placed, place
 from persona_stream.serving.positions import PositionsNow
-from persona_stream.serving.questions import Gathered, Question, gather
+from persona_stream.serving.questions import Gathered, Question, aligned, gather, gather_inputs
 from persona_stream.serving.replica import Replica
 from persona_stream.serving.schemas import (
     Answer,
@@ -100,7 +101,7 @@ class Engine:
     def _rank_question(self, request: RankRequest, as_of_ms: int, started_s: float) -> Question:
         items, withheld = self.shown(list(dict.fromkeys(request.items)), as_of_ms)
         # What the caller gives for each item has one for those that are withheld or repeated, too.
-        context = request.context if items == request.items else _aligned(request.context, request.items, items)
+        context = request.context if items == request.items else aligned(request.context, request.items, items)
         return Question(
             user=request.user,
             items=items,
@@ -271,7 +272,9 @@ class Engine:
 
     def place(self, question: Question, scored: Scored, k: int) -> Placed:
         """The first `k` of the question's items as they are answered: by score, within the limits of the slot."""
-        return place(scored, k, self.plan.limits, question.slot, lambda: self.gathered(question).inputs)
+        gap_ms = self._settings.session_gap_ms
+        inputs = partial(gather_inputs, self.replica, [question], gap_ms)
+        return place(scored, k, self.plan.limits, question.slot, inputs)
 
     def _history_scores(self, question: Question) -> Scored:
         return Scored(history_scores(history_features(self.gathered(question))), "history", "")
@@ -349,13 +352,3 @@ class Engine:
                 limited={question.items[at]: name for at, name in placed.told_limited(LOGGED_ITEMS).items()},
             )
         )
-
-
-def _aligned(context: Mapping[str, Any], items: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
-    """A context whose lists of one value an item are those of the items shown."""
-    at = {item: place for place, item in reversed(list(enumerate(items)))}
-    kept = [at[item] for item in shown]
-    return {
-        name: [value[at] for at in kept] if isinstance(value, list) and len(value) == len(items) else value
-        for name, value in context.items()
-    }

@@ -53,16 +53,32 @@ class Gathered(Struct):
 
 def gather(replica: Replica, questions: Sequence[Question], gap_ms: int) -> Gathered:
     """What the replica holds of questions about one moment: `as_of_ms` is that of all."""
-    columns, lookups = replica.items, replica.lookups
-    builder = RowsBuilder(lookups.attributes, gap_ms)
-    covisits = []
+    columns, covisits = replica.items, []
     for one in questions:
-        state = one.state or UserState()
-        places = np.arange(len(one.items)) if one.ordered else None
-        request = Request(one.context, one.slot, lookups.traits(one.user))
-        builder.add(one.user, state, one.items, one.as_of_ms, positions=places, request=request)
         one.rows = columns.rows(one.items)
-        covisits.append(columns.covisit_counts(one.rows, columns.rows(co_visited(state))))
+        covisits.append(columns.covisit_counts(one.rows, columns.rows(co_visited(one.state or UserState()))))
     rows = np.concatenate([one.rows for one in questions])
     counters = columns.counters(rows, np.concatenate(covisits), questions[0].as_of_ms)
-    return Gathered(builder.rows(), counters)
+    return Gathered(gather_inputs(replica, questions, gap_ms), counters)
+
+
+def gather_inputs(replica: Replica, questions: Sequence[Question], gap_ms: int) -> FeatureRows:
+    """The person's part of that alone."""
+    lookups = replica.lookups
+    builder = RowsBuilder(lookups.attributes, gap_ms)
+    for one in questions:
+        places = np.arange(len(one.items)) if one.ordered else None
+        request = Request(one.context, one.slot, lookups.traits(one.user))
+        state = one.state or UserState()
+        builder.add(one.user, state, one.items, one.as_of_ms, positions=places, request=request)
+    return builder.rows()
+
+
+def aligned(context: Mapping[str, Any], items: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
+    """A context whose lists of one value an item are those of the items shown."""
+    at = {item: place for place, item in reversed(list(enumerate(items)))}
+    kept = [at[item] for item in shown]
+    return {
+        name: [value[at] for at in kept] if isinstance(value, list) and len(value) == len(items) else value
+        for name, value in context.items()
+    }
