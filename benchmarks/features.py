@@ -48,11 +48,11 @@ def main() -> None:
     print(f"  the user's state decoded (once a request)    {_shown(_timed(lambda: codec.decode(raw)))}")
     for count in (100, 1_000):
         items = [f"i{n}" for n in random.Random(2).sample(range(ITEMS), count)]
-        together = _timed(lambda items=items: _features(columns, attributes, state, items))  # type: ignore[misc]
+        together = _timed(lambda items=items: _features(columns, attributes, state, items))  # type: ignore[misc]  # a lambda's default has no type
         print(f"  {count:,} candidates together{'':21}{_shown(together)}")
         if count == 100:
             alone = _timed(
-                lambda items=items: [_features(columns, attributes, state, [item]) for item in items],  # type: ignore[misc]
+                lambda items=items: [_features(columns, attributes, state, [item]) for item in items],  # type: ignore[misc]  # a lambda's default has no type
                 rounds=10,
             )
             print(f"  100 candidates one by one{'':20}{_shown(alone)}   {alone[0] / together[0]:.0f}x as long")
@@ -83,7 +83,7 @@ def _events_per_s(raws: list[bytes], items: list[CatalogueItem], *, with_example
     for item in items:
         system.put_item(item.id, item.attributes)
     # A worker keeps no columns of items: servers do.
-    system.replica.items.put = lambda *_: None  # type: ignore[method-assign]
+    system.replica.items.put = lambda *_: None  # type: ignore[method-assign]  # there is no other way
     started_s = time.perf_counter()
     for start in range(0, len(log), SLICE):
         system.fold(log[start : start + SLICE])

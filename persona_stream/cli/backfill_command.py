@@ -19,13 +19,13 @@ from persona_stream.backfill import (
     write_examples,
 )
 from persona_stream.cli.cluster import reachable, require_topic
-from persona_stream.cli.console import err, out, quiet_libraries
+from persona_stream.cli.console import out, quiet_libraries
 from persona_stream.cli.progress_bar import progress_bar
-from persona_stream.cli.publish import PublishReport, Reject, note_reject
-from persona_stream.cli.rejects import print_rejects
+from persona_stream.cli.publish import PublishReport
+from persona_stream.cli.rejects import good_rows
 from persona_stream.cli.running import connected
 from persona_stream.example_file import ExampleFile
-from persona_stream.history.files import BadRow, HistoryFile, Listener, Parsed
+from persona_stream.history.files import HistoryFile, Parsed
 from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES
 from persona_stream.history.sorted_log import SortedLog
 from persona_stream.kafka.writer import BatchWriter
@@ -124,19 +124,8 @@ class _History:
 
     def _rows(self, file: HistoryFile) -> Iterator[Parsed]:
         report = PublishReport()
-
-        def on_bad(bad: BadRow) -> None:
-            note_reject(Reject(bad.number, bad.reason, bad.detail, b""), report)
-
-        def on_passed_over(columns: list[str]) -> None:
-            told = ", ".join(columns)[:300]
-            err.print(
-                f"{file.path}: columns that are no fields of {file.kind.name} are passed over: {told}", markup=False
-            )
-
         with progress_bar(f"reading {file.path.name}") as on_progress:
-            yield from file.read(Listener(on_bad, on_progress, on_passed_over))
-        print_rejects(report, of=f" of {file.path}", unit="row" if file.path.suffix == ".parquet" else "line")
+            yield from good_rows(file, report, on_progress)
         self.rejected += report.rejected_total
 
 

@@ -7,7 +7,7 @@ chosen from, the server is asked to order it; of a log without lists, to recomme
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,16 +22,16 @@ from persona_stream.cli.console import err, out, print_table
 from persona_stream.cli.embedded import cache_folder
 from persona_stream.cli.evaluated import Asked, EvaluationError, Lists, Sessions
 from persona_stream.cli.progress_bar import progress_bar
-from persona_stream.cli.publish import KINDS, PublishReport, Reject, note_reject, publish_lines
-from persona_stream.cli.rejects import print_rejects
+from persona_stream.cli.publish import KINDS, PublishReport, publish_lines
+from persona_stream.cli.rejects import good_rows
 from persona_stream.cli.running import server_url
 from persona_stream.cli.signals import run_until_terminated
 from persona_stream.cli.stream_progress import until_applied
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs
 from persona_stream.cli.train_command import backfill_sessions, publish_ranker
 from persona_stream.cli.up import notify, system
-from persona_stream.history.files import HistoryFile, Listener, Parsed
-from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES, HistoryKind
+from persona_stream.history.files import HistoryFile
+from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.past_lists import shuffled
 from persona_stream.rebuild.snapshot import covers, end_offsets, read_snapshot
@@ -91,10 +91,11 @@ def _questions(settings: Settings, options: EvaluateOptions, log: Sequence[Logge
     first_ms, last_ms = int(log[0].event.ts), int(log[-1].event.ts)
     cut_ms = first_ms + options.train_share * (last_ms - first_ms)
     ways = WAYS.values() if options.by is None else [WAYS[options.by]]
-    tried = [way(events, settings) for way in ways]
-    for asked in tried:
-        if asked.split(cut_ms):
-            return asked
+    tried: list[Asked[Any]] = []
+    for way in ways:
+        tried.append(way(events, settings))
+        if tried[-1].split(cut_ms):
+            return tried[-1]
     told = " and ".join(f"{one.left_out} {one.what} before the cut and {len(one.questions)} after it" for one in tried)
     raise ConfigError(
         f"{options.events} has {told}, counting those with an outcome; there must be some on both sides.",
@@ -125,7 +126,7 @@ async def _judge(settings: Settings, options: EvaluateOptions, log: Sequence[Log
         for kind, path in ((ITEMS, options.items), (PROFILES, options.profiles)):
             if path is not None:
                 published = KINDS[kind.name]
-                rows = (raw for _, raw in _rows(path, kind))
+                rows = (raw for _, raw in good_rows(HistoryFile(path, kind), PublishReport()))
                 await publish_lines(rows, writer, published.topic(Topics(settings.namespace)), kind=published)
         await until_applied(settings)
         stream = _Stream(settings, writer, log)
@@ -178,7 +179,7 @@ async def _train(settings: Settings, options: EvaluateOptions, asked: Asked[Any]
     """Train on what the stream made of the first part, and serve it; returns the model's name and version."""
     await until_applied(settings)
     await _until_lists_are_known(settings)
-    if asked.origins == Sessions.origins:
+    if asked.needs_backfill:
         await backfill_sessions(settings)
     examples = await read_examples(settings, origins=asked.origins)
     trained = await asyncio.to_thread(fit_ranker, examples, feature_set(settings), seed=options.seed)
@@ -226,7 +227,7 @@ def _report(options: EvaluateOptions, asked: Asked[Any], model: str) -> None:
 def _read_log(options: EvaluateOptions) -> list[LoggedEvent]:
     """The log in event-time order. Raises ConfigError where it has none."""
     log = []
-    for event, raw in _rows(options.events, EVENTS):
+    for event, raw in good_rows(HistoryFile(options.events, EVENTS), PublishReport()):
         if options.shuffle:
             told = msgspec.json.encode(shuffled(event, msgspec.json.decode(raw), options.seed))
             log.append(LoggedEvent(parse_event(told), told))
@@ -236,11 +237,3 @@ def _read_log(options: EvaluateOptions) -> list[LoggedEvent]:
         raise ConfigError(f"{options.events} holds no event.", hint="docs/concepts.md describes them.")
     log.sort(key=lambda one: int(one.event.ts))
     return log
-
-
-def _rows(path: Path, kind: HistoryKind) -> Iterator[Parsed]:
-    """The good rows of a file; tells of the others. Raises InputError where it can't be read."""
-    report = PublishReport()
-    listener = Listener(lambda bad: note_reject(Reject(bad.number, bad.reason, bad.detail, b""), report))
-    yield from HistoryFile(path, kind).read(listener)
-    print_rejects(report, of=f" of {path}", unit="row" if path.suffix == ".parquet" else "line")

@@ -34,6 +34,8 @@ class Asked(ABC, Generic[Q]):
     route: ClassVar[str]
     origins: ClassVar[frozenset[str]]
     """The examples that a ranker for them is trained on."""
+    needs_backfill: ClassVar[bool] = False
+    """Whether the stream makes none of them by itself."""
 
     def __init__(self, questions: Sequence[Q]) -> None:
         self.questions: Sequence[Q] = questions
@@ -93,6 +95,7 @@ class Sessions(Asked[PastSession]):
     """Whenever a user begins to choose, something is to be recommended: right is what is chosen in that session."""
 
     what, route, origins = "sessions", "/v1/recommend", frozenset({"backfill"})
+    needs_backfill = True
 
     def __init__(self, log: Sequence[Event], settings: Settings) -> None:
         super().__init__(past_sessions(log, settings.session_gap_ms))

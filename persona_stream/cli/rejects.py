@@ -1,7 +1,24 @@
 """Lines that break the contract, as commands that read files report them."""
 
+from collections.abc import Iterator
+
 from persona_stream.cli.console import err
-from persona_stream.cli.publish import PublishReport
+from persona_stream.cli.publish import PublishReport, Reject, note_reject
+from persona_stream.history.files import BadRow, HistoryFile, Listener, OnRows, Parsed
+
+
+def good_rows(file: HistoryFile, report: PublishReport, on_rows: OnRows = lambda *_: None) -> Iterator[Parsed]:
+    """The good rows of a file; others go into `report`, and are printed. Raises InputError where it can't be read."""
+
+    def on_bad(bad: BadRow) -> None:
+        note_reject(Reject(bad.number, bad.reason, bad.detail, b""), report)
+
+    def on_passed_over(columns: list[str]) -> None:
+        told = ", ".join(columns)[:300]
+        err.print(f"{file.path}: columns that are no fields of {file.kind.name} are passed over: {told}", markup=False)
+
+    yield from file.read(Listener(on_bad, on_rows, on_passed_over))
+    print_rejects(report, of=f" of {file.path}", unit="row" if file.path.suffix == ".parquet" else "line")
 
 
 def print_rejects(report: PublishReport, *, of: str = "", rest: str = "", unit: str = "line") -> None:
