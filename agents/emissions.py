@@ -36,6 +36,11 @@ class Emissions:
         """A record for another topic, keyed."""
         self.by_topic.setdefault(topic, []).append(Record(key.encode(), value))
 
+    def emit_all(self, topic: str, records: list[Record]) -> None:
+        """Records for another topic, keyed, in their order."""
+        if records:
+            self.by_topic.setdefault(topic, []).extend(records)
+
     def forward(self, part: Slice, record: KafkaRecord) -> None:
         """The record as it is, for the partition of the same topic that its key belongs to."""
         assert record.key is not None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.emissions import Emissions, forwarded_from
-from persona_stream.kafka.writer import Partitioner
+from persona_stream.kafka.writer import Partitioner, Record
 from persona_stream.stream.partition import Partition, Progress
 from persona_stream.stream.slices import KafkaRecord, Slice
 from persona_stream.vocabulary.config import Settings
@@ -21,7 +21,7 @@ from persona_stream.vocabulary.topics import Topics
 from tables.covisits import co_visited, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
-from tables.features.plan import Plan, attribution_of, plan_of
+from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
 from tables.sketches import name_hash
 from tables.users import (
     HASH_MASK,
@@ -33,6 +33,7 @@ from tables.users import (
     answered_impressions,
     apply_event,
     counted,
+    shown_items,
 )
 
 ROWS_SHOWN = 50
@@ -83,8 +84,8 @@ class Interactions:
     def process(self, part: Slice, users: Partition[UserState]) -> Emissions:
         """Fold a slice into `users`; returns what is to be written elsewhere first."""
         out = Emissions(self._topics)
-        for made in self.fold(part, users, out):
-            out.emit(self._topics.item_events, made.item, encode(made))
+        made = self.fold(part, users, out)
+        out.emit_all(self._topics.item_events, [Record(one.item.encode(), encode(one)) for one in made])
         return out
 
     def fold(self, part: Slice, users: Partition[UserState], out: Emissions) -> list[ItemEvent]:
@@ -178,8 +179,9 @@ class _Examples:
     def evaluate(self) -> None:
         """Give each event its row."""
         if self._events:
-            for row, made in zip(self._plan.person(self._rows.rows()), self._events, strict=True):
-                made.user_features = row.tobytes()
+            rows = row_bytes(self._plan.person(self._rows.rows()))
+            for row, made in zip(rows, self._events, strict=True):
+                made.user_features = row
 
 
 class _SliceFold:
@@ -232,15 +234,14 @@ class _SliceFold:
         return self._events + marks
 
     def _item_events(self, event: Event, made: Counted, offset: int) -> list[ItemEvent]:
-        if made.kind == _IMPRESSION and event.items:
-            shown = dict.fromkeys(event.items)
-        elif event.item is not None:
-            shown = {event.item: None}
-        else:
-            return []
         kind, ts_ms, amount, partition, segment = made.kind, made.ts_ms, made.value_milli, self._partition, made.segment
-        visitor = 0 if kind == _IMPRESSION else name_hash(event.user) & HASH_MASK
-        return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment, visitor) for item in shown]
+        if kind == _IMPRESSION:
+            shown = shown_items(event)
+            return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment) for item in shown]
+        if event.item is None:
+            return []
+        visitor = name_hash(event.user) & HASH_MASK
+        return [ItemEvent(event.item, kind, ts_ms, amount, partition, offset, segment, visitor)]
 
     def _relate(self, made: ItemEvent, state: UserState) -> None:
         """Tell the item its neighbours, and earlier visits what they could not know."""

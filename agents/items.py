@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from agents.emissions import Emissions
+from persona_stream.kafka.writer import Record
 from persona_stream.stream.partition import Partition
-from persona_stream.stream.slices import KafkaRecord, Slice
+from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KINDS, OTHER, RATING
@@ -25,10 +26,10 @@ from persona_stream.vocabulary.messages import (
     encode,
 )
 from persona_stream.vocabulary.topics import Topics
-from tables.counters import stack_longs, stack_panes
+from tables.counters import LONGS_BYTES, PANES_BYTES, stack_longs, stack_panes
 from tables.features.blocks import CounterBlock
-from tables.features.plan import Plan, attribution_of, plan_of
-from tables.items import ItemState, apply_item_event, covisit_counts, covisit_hashes
+from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
+from tables.items import ItemState, apply_item_event, covisit_count
 
 
 class Items:
@@ -50,11 +51,14 @@ class Items:
         for record in part:
             if record.offset <= progress.offset or record.value is None:
                 continue
-            event = _decoded(part, record, out)
-            if event is None:
+            try:
+                event = decode_item_event(record.value)
+            except msgspec.DecodeError as error:
+                out.dead_letter(part, record, EventError("bad_shape", f"not an item event: {error}"))
                 continue
-            # Redeliveries too: after a crash the watermark must be what it was.
-            progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
+            if event.ts_ms > progress.watermark_ms:
+                # Redeliveries too: after a crash the watermark must be what it was.
+                progress.watermark_ms = event.ts_ms
             state = items.change(event.item)
             is_example = self._with_examples and event.label != NO_EXAMPLE
             if is_example:
@@ -79,14 +83,6 @@ class Items:
         progress.events += len(events)
 
 
-def _decoded(part: Slice, record: KafkaRecord, out: Emissions) -> ItemEvent | None:
-    try:
-        return decode_item_event(record.value or b"")
-    except msgspec.DecodeError as error:
-        out.dead_letter(part, record, EventError("bad_shape", f"not an item event: {error}"))
-        return None
-
-
 class _ItemRows:
     """Raw inputs of the item's side of example rows, copied before their events are applied."""
 
@@ -94,31 +90,31 @@ class _ItemRows:
         self._plan = plan
         self._weights = weights
         self._events: list[tuple[int, ItemEvent]] = []
-        self._panes: list[bytes] = []
-        self._longs: list[bytes] = []
-        self._covisits: list[bytes] = []
+        self._panes = bytearray()
+        self._longs = bytearray()
+        self._covisits: list[int] = []
 
     def add(self, state: ItemState, event: ItemEvent, offset: int) -> None:
         self._events.append((offset, event))
-        self._panes.append(bytes(state.panes))
-        self._longs.append(bytes(state.longs))
-        self._covisits.append(covisit_hashes(state))
+        self._panes += state.panes
+        self._longs += state.longs
+        self._covisits.append(covisit_count(state, event.recent_items))
 
     def drop_last(self) -> None:
-        for rows in (self._events, self._panes, self._longs, self._covisits):
-            rows.pop()
+        del self._events[-1], self._covisits[-1], self._panes[-PANES_BYTES:], self._longs[-LONGS_BYTES:]
 
     def emit(self, partition: int, out: Emissions, topics: Topics) -> None:
         """Rows whose outcome is known are examples; those of lists shown go to where it will be."""
         if not self._events:
             return
         as_of_ms = np.array([event.ts_ms for _, event in self._events])
-        panes, longs = stack_panes(self._panes), stack_longs(self._longs)
-        covisits = covisit_counts(self._covisits, [event.recent_items for _, event in self._events])
-        item_side = self._plan.item(CounterBlock(panes, longs, as_of_ms, covisits=covisits))
+        panes, longs = stack_panes([self._panes]), stack_longs([self._longs])
+        counters = CounterBlock(panes, longs, as_of_ms, covisits=np.array(self._covisits))
+        item_side = row_bytes(self._plan.item(counters))
         shown: list[ShownRows] = []
+        examples: list[Record] = []
         for row, (offset, event) in zip(item_side, self._events, strict=True):
-            features = event.user_features + row.tobytes()
+            features = event.user_features + row
             if event.label == SHOWN:
                 self._add_shown(shown, event, features, partition, offset)
                 continue
@@ -136,9 +132,9 @@ class _ItemRows:
                 source_offset=offset,
                 weights=[weight] if weight != 1.0 else [],
             )
-            out.emit(topics.examples, event.user, encode(example))
-        for rows in shown:
-            out.emit(topics.shown, rows.user, encode(rows))
+            examples.append(Record(event.user.encode(), encode(example)))
+        out.emit_all(topics.examples, examples)
+        out.emit_all(topics.shown, [Record(rows.user.encode(), encode(rows)) for rows in shown])
 
     def _add_shown(
         self, shown: list[ShownRows], event: ItemEvent, features: bytes, partition: int, offset: int

@@ -4,9 +4,10 @@ A request: all features of 100 and of 1,000 candidates of a user with a history,
 the same rows computed one candidate at a time by the same plan. The stream: logs folded by the agents in one process,
 beside the same without examples, that is without features: real purchases (completejourney, of a package that the
 product depends on), each of which makes three rows of features, and clicks among views as the other benchmarks have
-them.
+them. The garbage collector is set as in the worker.
 """
 
+import gc
 import random
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from persona_stream.stream.slices import LogRecord
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import CatalogueItem, parse_event, parse_item
 from persona_stream.vocabulary.messages import ItemEvent
+from persona_stream.worker.run import YOUNG_OBJECTS
 from tables.attribution import Attribution
 from tables.covisits import co_visited
 from tables.features.attributes import AttributeColumns
@@ -42,6 +44,7 @@ PLAN = plan_of(SETTINGS)
 
 def main() -> None:
     """Print both."""
+    gc.set_threshold(YOUNG_OBJECTS)
     columns, attributes, state = _items(), _catalogue(), _user()
     print(f"{PLAN.features.width} features, p50 and p99 of {ROUNDS}, one thread")
     raw = codec.encode(state)

@@ -78,7 +78,7 @@ class InProcess:
         if not made:
             return {}
         first = state.progress.offset + 1
-        records = [LogRecord(first + at, 0, record.key, record.value) for at, record in enumerate(made)]
+        records = [LogRecord(offset, 0, record.key, record.value) for offset, record in enumerate(made, first)]
         return agent.process(Slice("", 0, records), state).by_topic
 
     def put_item(self, item: str, attributes: Mapping[str, Any]) -> None:

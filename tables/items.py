@@ -4,22 +4,22 @@ Events of one item come from many users and so from many source partitions; each
 state remembers the highest offset applied of each.
 """
 
-from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import chain
 
 import msgspec
-import numpy as np
 from msgspec import Struct, field
 from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, Times, add, check_blocks
-from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, sample
-from tables.sketches import name_hash, note
+from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
+from tables.covisits import NEIGHBOURS_KEPT, sample
+from tables.sketches import note
 
 VISITS_KEPT = 16
 """The latest visits kept an item with their neighbours: co-visits are counted among them, so they follow what users do
@@ -29,15 +29,13 @@ SEGMENT_DAYS = 7
 SEGMENTS_KEPT = 16
 """An item that more segments touch keeps those of the smallest hashes: the same ones in any order of arrival."""
 _DAY_MS = 86_400_000
-_HASHES = "covisit_hashes"
-_ZEROS = array("Q", [0] * NEIGHBOURS_KEPT)
-_NOBODY = 1
-"""The hash of no item, and not the zero that stands for none."""
+_TIMES = "covisit_times"
+_NOBODY: list[str] = []
 _IMPRESSION = KIND_INDEX["impression"]
 
 
 class ItemState(Struct, array_like=True, dict=True):
-    """All that is held of one item. What is derived (`covisit_hashes`) is no part of it at rest."""
+    """All that is held of one item. What is derived (`covisit_times`) is no part of it at rest."""
 
     applied: dict[int, int] = {}
     """Source partition -> highest source offset that was applied."""
@@ -47,6 +45,11 @@ class ItemState(Struct, array_like=True, dict=True):
     """(event time in ms, hash of the user, neighbours), oldest first: the latest VISITS_KEPT that have neighbours."""
     segments: dict[str, list[int]] = {}
     """Segment -> ring of SEGMENT_DAYS pairs (day index, events of that day)."""
+
+    @cached_property
+    def covisit_times(self) -> Counter[str]:
+        """How often each item is among the latest co-visits. Kept beside a state while it is in memory, once asked."""
+        return Counter(covisit_items(self))
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -98,32 +101,14 @@ def covisit_items(state: ItemState) -> list[str]:
     return list(chain.from_iterable([neighbours for _, _, neighbours in state.visits]))
 
 
-def covisit_hashes(state: ItemState) -> bytes:
-    """Hashes of the items of the latest co-visits, uint64 `[COVISITS_KEPT]`, zeros where there are no more. Kept beside
-    a state while it is in memory: rows of examples copy them, and count when all are there."""
-    held: array[int] | None = state.__dict__.get(_HASHES)
-    if held is None:
-        held = state.__dict__[_HASHES] = array("Q")
-        for _, _, neighbours in state.visits:
-            held.extend(_hashed(neighbours))
-    return held.tobytes().ljust(8 * COVISITS_KEPT, b"\0")
+def covisit_count(state: ItemState, recent: Iterable[str]) -> int:
+    """How many of an item's latest co-visits were with one of a user's recent items.
 
-
-def covisit_counts(hashes: Sequence[bytes], recent: Sequence[Sequence[str]]) -> Times:
-    """Of n items how many of their latest co-visits were with one of n users' recent items, int64 `[n]`.
-
-    >>> state = ItemState(visits=[(0, 1, ["a", "b"]), (9, 2, ["a"])])
-    >>> covisit_counts([covisit_hashes(state)] * 2, [["a", "c"], []]).tolist()
-    [2, 0]
+    >>> covisit_count(ItemState(visits=[(0, 1, ["a", "b"]), (9, 2, ["a"])]), ["a", "c"])
+    2
     """
-    held = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(-1, COVISITS_KEPT)
-    wanted = np.full((len(recent), RECENT_ITEMS), _NOBODY, dtype=np.uint64)
-    for row, items in enumerate(recent):
-        wanted[row, : len(items)] = [name_hash(item) for item in items]
-    counts: Times = np.zeros(len(recent), dtype=np.int64)
-    for column in wanted.T:
-        counts += np.count_nonzero(held == column[:, None], axis=1)
-    return counts
+    times = state.covisit_times
+    return sum([times[item] for item in recent if item in times])
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:
@@ -133,29 +118,30 @@ def segment_count(ring: list[int], as_of_ms: int) -> int:
 
 
 def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
-    visits = state.visits
-    hashes: array[int] | None = state.__dict__.get(_HASHES)
+    visits, near = state.visits, event.neighbours
+    times: Counter[str] | None = state.__dict__.get(_TIMES)
     at = bisect_left(visits, (event.ts_ms, event.visitor))
-    start = NEIGHBOURS_KEPT * at
     if at < len(visits) and visits[at][:2] == (event.ts_ms, event.visitor):
-        near = sample({*visits[at][2], *event.neighbours}, event.ts_ms)
+        before = visits[at][2]
+        near = sample({*before, *near}, event.ts_ms)
         visits[at] = (event.ts_ms, event.visitor, near)
-        if hashes is not None:
-            hashes[start : start + NEIGHBOURS_KEPT] = _hashed(near)
     elif at or len(visits) < VISITS_KEPT:
-        visits.insert(at, (event.ts_ms, event.visitor, event.neighbours))
-        if hashes is not None:
-            hashes[start:start] = _hashed(event.neighbours)
-        if len(visits) > VISITS_KEPT:
-            del visits[0]
-            if hashes is not None:
-                del hashes[:NEIGHBOURS_KEPT]
+        visits.insert(at, (event.ts_ms, event.visitor, near))
+        before = visits.pop(0)[2] if len(visits) > VISITS_KEPT else _NOBODY
+    else:
+        return
+    if times is not None:
+        _replace(times, before, near)
 
 
-def _hashed(neighbours: list[str]) -> "array[int]":
-    hashes = array("Q", map(name_hash, neighbours))
-    hashes.extend(_ZEROS[len(hashes) :])
-    return hashes
+def _replace(times: Counter[str], before: Sequence[str], after: Sequence[str]) -> None:
+    for item in after:
+        times[item] += 1
+    for item in before:
+        times[item] -= 1
+        if not times[item]:
+            # Else it would grow with every item that was ever near.
+            del times[item]
 
 
 def _count_segment(segments: dict[str, list[int]], segment: str, day: int) -> None:

@@ -16,6 +16,7 @@ REGISTERS = 256
 _INDEX_BITS = 8
 _RAREST = 40
 """A higher register stands for more names than anyone has; up to here sums of its powers are exact in any order."""
+_RAREST_BIT = 1 << (_RAREST - 1)
 _ALPHA = 0.7213 / (1 + 1.079 / REGISTERS)
 _POWERS = 2.0 ** -np.arange(_RAREST + 1)
 _LOGS = np.array([0.0, *(REGISTERS * log(REGISTERS / zeros) for zeros in range(1, REGISTERS + 1))])
@@ -30,9 +31,9 @@ def name_hash(name: str) -> int:
 
 def note(block: bytearray, start: int, digest: int) -> None:
     """Note a name, by 48 or more bits of its hash, in the sketch that begins at a byte of a block."""
-    rest = digest >> _INDEX_BITS
+    rest = digest >> _INDEX_BITS | _RAREST_BIT
     # How many zeros it ends with, and one.
-    rarity = min((rest & -rest).bit_length() or _RAREST, _RAREST)
+    rarity = (rest & -rest).bit_length()
     at = start + (digest & (REGISTERS - 1))
     if block[at] < rarity:
         block[at] = rarity

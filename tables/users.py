@@ -152,10 +152,10 @@ class UserState(Struct, array_like=True, dict=True):
         return held
 
     def touches_of(self, items: Sequence[str]) -> dict[str, list[int]]:
-        """The touches of these items alone, of those that have any: whoever has just read a state needs no more."""
+        """The touches of at least these items, of those that have any: whoever has just read a state needs no more."""
         held: dict[str, list[int]] | None = self.__dict__.get("touches")
         if held is not None:
-            return {item: held[item] for item in items if item in held}
+            return held
         wanted = set(items)
         return _touches([visit for visit in self.visits if visit[1] in wanted])
 
@@ -240,6 +240,11 @@ def latest_interest(state: UserState) -> str | None:
     return state.visits[-1][1]
 
 
+def shown_items(event: Event) -> list[str]:
+    """The distinct items of an impression, in order."""
+    return list(dict.fromkeys(event.items or [str(event.item)]))
+
+
 def answered_impressions(state: UserState, event: Event, ts_ms: int, rules: Rules) -> Sequence[Impression]:
     """The impressions that a click (cart, purchase) answers, latest first: that of its decision, else those with the
     item that the rules say, each within the window of its slot."""
@@ -259,8 +264,11 @@ def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -
     if digest in known:
         return False
     known.add(digest)
-    seen = state.seen
-    insort(seen, (ts_ms, digest))
+    seen, told = state.seen, (ts_ms, digest)
+    if not seen or told > seen[-1]:
+        seen.append(told)
+    else:
+        insort(seen, told)
     if len(seen) > SEEN_KEPT:
         # What is older than the watermark by more than the lateness is late, whatever its id.
         needed_ms = seen[-1][0] - lateness_ms
@@ -317,8 +325,7 @@ def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
 
 
 def _remember_impression(state: UserState, event: Event, ts_ms: int, attribution: Attribution) -> None:
-    shown, group = event.items or [str(event.item)], event.decision_id or event.id
-    made = ts_ms, group, list(dict.fromkeys(shown))
+    made = ts_ms, event.decision_id or event.id, shown_items(event)
     if not attribution.slot_windows_ms and not state.slots:
         insort(state.pending, made)
         del state.pending[:-PENDING_KEPT]

@@ -60,7 +60,8 @@ class Progress(Struct, array_like=True):
         """All of a slice was folded."""
         if part.last_offset <= self.offset:
             return
-        self.events += sum(record.offset > self.offset for record in part)
+        is_new = part.first_offset > self.offset
+        self.events += len(part) if is_new else sum(record.offset > self.offset for record in part)
         self.offset = part.last_offset
         self.appended_ms = part.records[-1].timestamp
 

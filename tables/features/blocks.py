@@ -29,7 +29,7 @@ from tables.counters import (
     window_counts,
 )
 from tables.features.attributes import AttributeColumns
-from tables.users import KIND_BITS, RECENT_KEPT, UserState, latest_interest, open_session
+from tables.users import KIND_BITS, RECENT_KEPT, Impression, UserState, latest_interest, open_session
 
 HISTORY_KEPT = RECENT_KEPT
 """So many of the user's latest visits are looked at for what their items are like."""
@@ -162,11 +162,15 @@ class Rows:
 
     def __init__(self, gathered: "RowsBuilder") -> None:
         self.attributes = gathered.attributes
-        self.as_of_ms: Times = np.array(gathered.as_of_ms, dtype=np.int64)
-        session = np.array(gathered.open_sessions, dtype=np.int64).reshape(-1, 3)
-        panes, longs = stack_panes(gathered.panes), stack_longs(gathered.longs)
+        self._asked = asked = gathered.asked
+        self.as_of_ms: Times = np.array([one.as_of_ms for one in asked], dtype=np.int64)
+        session = np.array([one.open_session for one in asked], dtype=np.int64).reshape(-1, 3)
+        panes, longs = stack_panes([gathered.panes]), stack_longs([gathered.longs])
         self.users = CounterBlock(panes, longs, self.as_of_ms, session=session)
-        self.sizes: Indices = np.array([len(items) for items in gathered.items], dtype=np.int64)
+        self.items = [one.items for one in asked]
+        self.requests = [one.request for one in asked]
+        self.names = [one.user for one in asked]
+        self.sizes: Indices = np.array([len(items) for items in self.items], dtype=np.int64)
         self.position: Indices = np.full(len(gathered), -1, dtype=np.int64)
         """By row the 0-based place in the list, -1 without one."""
         for first, places in gathered.positions:
@@ -175,12 +179,8 @@ class Rows:
         """By row whether the user's latest interaction was with the item, not buying it."""
         self.is_latest[gathered.latest] = True
         self.touches = Touches(gathered.touches, gathered.touched, gathered.touch_counts)
-        self.requests = gathered.requests
-        self.items = gathered.items
-        self.names = gathered.users
         self.derived: dict[tuple[str, str], object] = {}
         """What kinds work out once for several features."""
-        self._gathered = gathered
 
     def __len__(self) -> int:
         return len(self.position)
@@ -198,22 +198,23 @@ class Rows:
     @cached_property
     def item(self) -> Indices:
         """The row of each item in the attribute columns, int64 `[n]`."""
-        return _joined([self.attributes.rows(items, len(items)) for items in self.items])
+        return self.attributes.rows(chain.from_iterable(self.items), len(self))
 
     @cached_property
     def sessions(self) -> Longs:
         """The latest sessions of each user, newest first: int64 `[questions, SESSIONS_SEEN, 3]`, padded by zeros."""
         block = np.zeros((len(self.sizes), SESSIONS_SEEN, 3), dtype=np.int64)
-        counts = np.array(self._gathered.session_counts, dtype=np.int64)
+        held = [one.sessions for one in self._asked]
+        counts = np.array([len(numbers) // 3 for numbers in held], dtype=np.int64)
         user = np.repeat(np.arange(len(counts)), counts)
         newest = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
-        block[user, newest] = np.array(self._gathered.sessions, dtype=np.int64).reshape(-1, 3)
+        block[user, newest] = np.array(list(chain.from_iterable(held)), dtype=np.int64).reshape(-1, 3)
         return block
 
     @cached_property
     def history(self) -> History:
         """What the users visited of late."""
-        packed = self._gathered.visits
+        packed = [one.visits for one in self._asked]
         counts = np.array([len(held) for held in packed], dtype=np.int64) // _VISIT_BYTES
         ts_ms, kind, item = np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, 3).T
         return History(
@@ -227,11 +228,10 @@ class Rows:
     @cached_property
     def shown(self) -> Shown:
         """What the users were shown of late."""
-        gathered = self._gathered.lists
-        lists = [shown for held in gathered for shown in held]
+        lists = [shown for one in self._asked for shown in one.lists]
         sizes = [len(items) for _, _, items in lists]
         names = list(chain.from_iterable([items for _, _, items in lists]))
-        users = np.repeat(np.arange(len(gathered)), [len(held) for held in gathered])
+        users = np.repeat(np.arange(len(self._asked)), [len(one.lists) for one in self._asked])
         return Shown(
             user=np.repeat(users, sizes),
             ts_ms=np.repeat(np.array([ts_ms for ts_ms, _, _ in lists], dtype=np.int64), sizes),
@@ -241,11 +241,26 @@ class Rows:
 
     def _rows_shown(self) -> Iterator[Iterable[int]]:
         """Of each list shown, list by list, the rows of its items; -1 for those that are not asked about."""
-        for first, items, held in zip(self.first.tolist(), self.items, self._gathered.lists, strict=True):
-            if held:
-                row_of = dict(zip(items, range(first, first + len(items)), strict=True))
-                for _, _, shown in held:
+        for first, one in zip(self.first.tolist(), self._asked, strict=True):
+            if one.lists:
+                row_of = dict(zip(one.items, range(first, first + len(one.items)), strict=True))
+                for _, _, shown in one.lists:
                     yield map(row_of.get, shown, repeat(-1))
+
+
+class _Asked(Struct, frozen=True, gc=False):
+    """A question, with copies of what is held of its user as of its moment, counters apart."""
+
+    user: str
+    items: Sequence[str]
+    as_of_ms: int
+    request: Request
+    open_session: tuple[int, ...]
+    sessions: list[int]
+    """The latest SESSIONS_SEEN, oldest first: start, last time and events of each."""
+    visits: bytes
+    """`RecentVisits.packed`"""
+    lists: list[Impression]
 
 
 class RowsBuilder:
@@ -254,17 +269,9 @@ class RowsBuilder:
     def __init__(self, attributes: AttributeColumns, gap_ms: int) -> None:
         self.attributes = attributes
         self._gap_ms = gap_ms
-        self.panes: list[bytes] = []
-        self.longs: list[bytes] = []
-        self.as_of_ms: list[int] = []
-        self.open_sessions: list[list[int]] = []
-        self.sessions: list[int] = []
-        self.session_counts: list[int] = []
-        self.visits: list[bytes] = []
-        self.lists: list[list[tuple[int, str, list[str]]]] = []
-        self.requests: list[Request] = []
-        self.users: list[str] = []
-        self.items: list[Sequence[str]] = []
+        self.panes = bytearray()
+        self.longs = bytearray()
+        self.asked: list[_Asked] = []
         self.positions: list[tuple[int, Indices]] = []
         """(first row, places) of the lists that have an order."""
         self.latest: list[int] = []
@@ -287,18 +294,20 @@ class RowsBuilder:
         request: Request = NOTHING,
     ) -> None:
         """A question about distinct `items`. `positions`: of each its place in the list that is shown, -1: in none."""
-        self.panes.append(bytes(state.panes))
-        self.longs.append(bytes(state.longs))
-        self.as_of_ms.append(as_of_ms)
-        self.open_sessions.append(list(open_session(state, as_of_ms, self._gap_ms)))
-        sessions = state.sessions[-SESSIONS_SEEN:]
-        self.sessions += chain.from_iterable(sessions)
-        self.session_counts.append(len(sessions))
-        self.visits.append(state.recent_visits(self.attributes).packed())
-        self.lists.append(list(state.pending))
-        self.requests.append(request)
-        self.users.append(user)
-        self.items.append(items)
+        self.panes += state.panes
+        self.longs += state.longs
+        self.asked.append(
+            _Asked(
+                user,
+                items,
+                as_of_ms,
+                request,
+                tuple(open_session(state, as_of_ms, self._gap_ms)),
+                list(chain.from_iterable(state.sessions[-SESSIONS_SEEN:])),
+                state.recent_visits(self.attributes).packed(),
+                list(state.pending),
+            )
+        )
         if positions is not None:
             self.positions.append((self._count, positions))
         self._add_touches(state, items)
@@ -309,17 +318,18 @@ class RowsBuilder:
         return Rows(self)
 
     def _add_touches(self, state: UserState, items: Sequence[str]) -> None:
-        touches = state.touches_of(items)
-        interest = latest_interest(state)
-        if not touches and interest is None:
+        held, interest = state.touches_of(items), latest_interest(state)
+        if not held:
+            # Nor can one of them be the latest.
             return
-        row_of = dict(zip(items, range(self._count, self._count + len(items)), strict=True))
-        for item, held in touches.items():
-            self.touches += held
-            self.touched.append(row_of[item])
-            self.touch_counts.append(len(held))
-        if interest in row_of:
-            self.latest.append(row_of[interest])
+        for row, item in enumerate(items, self._count):
+            touches = held.get(item)
+            if touches is not None:
+                self.touches += touches
+                self.touched.append(row)
+                self.touch_counts.append(len(touches))
+                if item == interest:
+                    self.latest.append(row)
 
 
 def selection(kinds: Sequence[str]) -> Selection:
@@ -330,7 +340,3 @@ def selection(kinds: Sequence[str]) -> Selection:
     """
     wanted = kinds or [kind for kind in KINDS if kind != "impression"]
     return np.array([kind in wanted for kind in KINDS])
-
-
-def _joined(parts: Sequence[Indices]) -> Indices:
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]

@@ -120,6 +120,17 @@ class _Part:
         return np.concatenate([np.zeros((0, len(counters.longs))), *parts]).T.astype(np.float32)
 
 
+def row_bytes(block: Floats) -> list[bytes]:
+    """Each row of float32 `[n, width]` as bytes.
+
+    >>> row_bytes(np.zeros((2, 3), dtype=np.float32)) == [bytes(12)] * 2
+    True
+    """
+    # Of a transposed block, one copy and n slices of it take a third of the time of n copies.
+    raw, width = block.tobytes(), block.itemsize * block.shape[1]
+    return [raw[width * row : width * (row + 1)] for row in range(len(block))]
+
+
 def plan_of(settings: Settings) -> Plan:
     """The plan of the catalogue that the settings name. Raises ConfigError, naming line and key."""
     return _compiled(settings.features)[0]

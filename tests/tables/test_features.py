@@ -20,7 +20,7 @@ from tables.features.attributes import AttributeColumns
 from tables.features.blocks import CounterBlock, Rows, RowsBuilder
 from tables.features.kind import NEVER_HOURS
 from tables.features.plan import plan_of
-from tables.items import ItemState, apply_item_event, covisit_counts, covisit_hashes
+from tables.items import ItemState, apply_item_event, covisit_count
 from tables.users import Rules, UserState, apply_event, counted
 
 GAP_MS = 30 * MINUTE_MS
@@ -187,7 +187,7 @@ def _counted(states: list[ItemState], as_of_ms: int, recent: list[str]) -> Count
         stack_panes([state.panes for state in states]),
         stack_longs([state.longs for state in states]),
         np.full(len(states), as_of_ms),
-        covisits=covisit_counts([covisit_hashes(state) for state in states], [recent] * len(states)),
+        covisits=np.array([covisit_count(state, recent) for state in states]),
     )
 
 

@@ -17,8 +17,7 @@ from tables.items import (
     ItemState,
     apply_item_event,
     codec,
-    covisit_counts,
-    covisit_hashes,
+    covisit_count,
     covisit_items,
     segment_count,
 )
@@ -113,7 +112,7 @@ def test_showing_an_item_is_no_interest_of_a_segment() -> None:
 
 def test_covisits_are_counted_over_the_latest_visits() -> None:
     state = _fold([_seen(T0_MS + n, offset=n, near=["a", "c"] if n % 2 else ["a"]) for n in range(4)])
-    assert covisit_counts([covisit_hashes(state)] * 2, [["a", "b"], ["c", "a"]]).tolist() == [4, 6]
+    assert [covisit_count(state, recent) for recent in (["a", "b"], ["c", "a"])] == [4, 6]
 
 
 @given(PICKS, st.randoms(use_true_random=False), st.lists(st.sampled_from("abcdefghij"), max_size=5, unique=True))
@@ -125,10 +124,12 @@ def test_covisits_counted_as_the_state_changes_are_those_of_the_state(
     state = ItemState()
     for made in events:
         apply_item_event(state, made)
-        held, read_back = covisit_hashes(state), covisit_hashes(codec.decode(codec.encode(state)))
-        assert held == read_back
         expected = sum(item in recent for item in covisit_items(state))
-        assert covisit_counts([held, held], [recent, recent[:0]]).tolist() == [expected, 0]
+        read_back = codec.decode(codec.encode(state))
+        assert covisit_count(state, recent) == covisit_count(read_back, recent) == expected
+        # What is derived holds what the state holds, and no name that left it.
+        assert state.covisit_times == read_back.covisit_times
+        assert len(state.covisit_times) == len(set(covisit_items(state)))
 
 
 def test_a_negative_is_remembered_but_not_counted() -> None:
