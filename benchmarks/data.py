@@ -47,6 +47,8 @@ class LogSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: int = 5_000
     zipf: float = 1.0
     events_per_s: int = 100
+    begins_s: int = 0
+    """Where event time begins, after the first event of a log that begins at 0."""
     partitions: int = 4
     seed: int = 7
 
@@ -82,7 +84,8 @@ def generate(spec: LogSpec) -> Iterator[LogRecord]:
     propensity = rng.beta(1.2, 4.8, spec.users)
     clicked = rng.random(n) < propensity[users]
     late_ms = rng.integers(0, MAX_DISORDER_MS, n)
-    ts_ms = EPOCH_MS + MAX_DISORDER_MS + np.arange(n, dtype=np.int64) * 1000 // spec.events_per_s - late_ms
+    first_ms = EPOCH_MS + 1000 * spec.begins_s + MAX_DISORDER_MS
+    ts_ms = first_ms + np.arange(n, dtype=np.int64) * 1000 // spec.events_per_s - late_ms
     amounts = np.round(rng.gamma(2.0, 15.0, n), 2)
     noise = rng.integers(0, 1 << 62, (n, 2))
     kinds = np.where(clicked, 0, 1 + rng.choice(len(_TYPES) - 1, n, p=_OTHER_SHARES))

@@ -103,7 +103,7 @@ async def _measure(kafka: Kafka, events: int, seconds: float, folder: Path, cons
             console.print(f"served by {answer['model']} ({answer['policy']})")
             echo = await _echo(bodies, seconds)
             alone = await _load(rank, bodies, ClosedLoop, "--clients", str(CLIENTS), "--seconds", str(seconds))
-            publishing = asyncio.create_task(_publish_beside(settings, seconds + 5))
+            publishing = asyncio.create_task(_publish_beside(settings, events, seconds + 5))
             loaded = await _load(rank, bodies, OpenLoop, "--rate", str(RANKS_PER_S), "--seconds", str(seconds))
             await publishing
             await until_applied(settings)
@@ -166,11 +166,12 @@ async def _load(url: str, bodies: Path, kind: Any, *load: str) -> Any:
     return msgspec.json.decode(printed, type=kind)
 
 
-async def _publish_beside(settings: Settings, seconds: float) -> None:
+async def _publish_beside(settings: Settings, filled: int, seconds: float) -> None:
+    # On from where the log ends that was streamed first.
+    begins = 1 + filled // LogSpec().events_per_s
     command = (sys.executable, "-m", "benchmarks.event_load", settings.kafka, settings.namespace)
-    process = await asyncio.create_subprocess_exec(
-        *command, "--rate", str(EVENTS_PER_S), "--seconds", str(seconds), stdout=subprocess.DEVNULL
-    )
+    load = ("--rate", str(EVENTS_PER_S), "--seconds", str(seconds), "--begins", str(begins))
+    process = await asyncio.create_subprocess_exec(*command, *load, stdout=subprocess.DEVNULL)
     await process.wait()
 
 

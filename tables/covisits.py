@@ -5,12 +5,17 @@ before and in the same millisecond (a basket), at most NEIGHBOURS_KEPT of them, 
 same however the visits arrived. So a visit may be told of in parts, again, and in any order: the union of what was
 told, sampled again, is the sample of all.
 
+A late visit is told to the visits behind it, but only where it may be in their samples: whoever has hundreds of visits
+in a quarter of an hour (a bot, a shared account) would otherwise have all of them told of each one that comes late.
+
 Visits of the user's latest millisecond are not told of each other before time has moved on: until then more of the
 basket may come, and each one that comes would be news to all of it.
 """
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
 
 from tables.sketches import name_hash
 from tables.users import UserState, Visit, recent_items
@@ -20,6 +25,9 @@ WINDOW_MS = 900_000
 NEIGHBOURS_KEPT = 5
 RECENT_ITEMS = 5
 """How many of the user's latest items an item's co-visits are looked up for."""
+
+_TOGETHER = 64
+"""So many later visits are looked at together: what is in the windows of all of them is held against a late one."""
 
 _MASK = (1 << 64) - 1
 _SPREAD = 0x9E3779B97F4A7C15
@@ -57,10 +65,29 @@ def told_by(visits: list[Visit], item: str, ts_ms: int) -> Sequence[Told]:
     newest_ms = visits[-1][0]
     if ts_ms < newest_ms:
         first, end = bisect_left(visits, (ts_ms,)), bisect_left(visits, (ts_ms + WINDOW_MS + 1,))
-        return [(at_ms, other, [item]) for at_ms, other, _ in visits[first:end] if other != item]
+        behind = visits[first:end]
+        if len(behind) > NEIGHBOURS_KEPT:
+            behind = list(_that_may_sample(item, behind, visits))
+        return [(at_ms, other, [item]) for at_ms, other, _ in behind if other != item]
     if ts_ms > newest_ms and len(visits) > 1 and visits[-2][0] == newest_ms:
         return list(_basket(visits, newest_ms))
     return ()
+
+
+def _that_may_sample(item: str, behind: list[Visit], visits: list[Visit]) -> Iterator[Visit]:
+    """Those visits whose samples an item may be in, given what else is known to be in their windows."""
+    for start in range(0, len(behind), _TOGETHER):
+        some = behind[start : start + _TOGETHER]
+        # Not those of the first one's own millisecond: if it is the latest, they are no neighbours yet.
+        first, end = bisect_left(visits, (some[-1][0] - WINDOW_MS,)), bisect_left(visits, (some[0][0],))
+        others = {visit[1] for visit in visits[first:end]}
+        others.discard(item)
+        hashes = np.array([name_hash(other) for other in others], dtype=np.uint64)
+        salts = np.array([_salt(at_ms) for at_ms, _, _ in some], dtype=np.uint64)[:, None]
+        rank = np.uint64(name_hash(item)) ^ salts
+        # One more than is kept: a visit's own item does not count.
+        may = np.count_nonzero(hashes ^ salts < rank, axis=1) <= NEIGHBOURS_KEPT
+        yield from (visit for visit, is_near in zip(some, may.tolist(), strict=True) if is_near)
 
 
 def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
@@ -76,6 +103,10 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
 
 
 def _ranked(items: Collection[str], ts_ms: int) -> list[str]:
-    salt = ts_ms * _SPREAD & _MASK
+    salt = _salt(ts_ms)
     by_rank = {name_hash(item) ^ salt: item for item in items}
     return [by_rank[rank] for rank in sorted(by_rank)]
+
+
+def _salt(ts_ms: int) -> int:
+    return ts_ms * _SPREAD & _MASK

@@ -2,12 +2,13 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.logs import Log, LogRecord, log_of, shopping, slices
+from support.logs import T0_MS, Log, LogRecord, event, log_of, shopping, slices
 from support.runs import run
 from xxhash import xxh3_64_intdigest
 
@@ -116,12 +117,28 @@ def test_any_interleaving_of_partitions_and_any_repetition_give_the_same_items(
     assert _folded(admitted, random_) == _folded(events, random_)
 
 
+def _busy(size: int, seed: int) -> Events:
+    """One user, many times a minute, with many items: most of what comes late is in nobody's sample."""
+    random_ = random.Random(seed)
+    width_ms = random_.choice([WINDOW_MS // 3, WINDOW_MS, 3 * WINDOW_MS])
+    return [
+        one | {"ts": T0_MS + random_.randrange(width_ms), "user": "busy", "item": f"i{random_.randrange(40)}"}
+        for one in _baskets(size, seed)
+        if "item" in one
+    ]
+
+
 @some
-@given(st.integers(0, 10_000), st.integers(1, 80), st.randoms(use_true_random=False))
+@given(
+    st.sampled_from([_baskets, _busy]),
+    st.integers(1, 200),
+    st.integers(0, 10_000),
+    st.randoms(use_true_random=False),
+)
 def test_neighbours_of_a_visit_are_what_the_user_was_with_in_the_window_before(
-    seed: int, size: int, random_: random.Random
+    made_by: Callable[[int, int], Events], size: int, seed: int, random_: random.Random
 ) -> None:
-    events = _baskets(size, seed)
+    events = made_by(size, seed)
     expected = _neighbours_by_hand(events)
     told: dict[tuple[str, int, int], set[str]] = defaultdict(set)
     one = Settings(namespace="t", partitions=1)
@@ -133,6 +150,20 @@ def test_neighbours_of_a_visit_are_what_the_user_was_with_in_the_window_before(
         if made.neighbours:
             told[made.item, made.ts_ms, made.visitor] |= set(made.neighbours)
     assert {key: sample(near, key[1]) for key, near in told.items()} == expected
+
+
+def test_what_comes_late_is_told_to_few_however_busy_the_user_is() -> None:
+    random_ = random.Random(4)
+    ids = map(str, count())
+    in_order = [
+        event(next(ids), "view", "busy", T0_MS + 1_000 * at, item=f"i{random_.randrange(200)}") for at in range(500)
+    ]
+    late = [event(next(ids), "view", "busy", T0_MS + 500 + 1_000 * at, item=f"i{200 + at}") for at in range(0, 400, 8)]
+    one = Settings(namespace="t", partitions=1)
+    done = run(Interactions(one, with_examples=False), users_table.codec, slices(log_of(in_order + late)))
+    told = len(done.emitted["t.internal.item-events"]) - len(in_order) - len(late)
+    # 50 came late, each with 100 to 500 visits behind it: of some 15,000 that it could be told to, few sample it.
+    assert 0 < told < 50 * 20
 
 
 def _neighbours_by_hand(events: Events) -> dict[tuple[str, int, int], list[str]]:
