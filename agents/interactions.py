@@ -265,13 +265,14 @@ class _SliceFold:
 
     def _choose(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
         """Tell of an outcome: of the list that it answers, or as an example of its own."""
-        answered = answered_impressions(state, event, chosen.ts_ms, self._rules) if state.pending else ()
-        # Two impressions of one name are one list.
-        groups = list(dict.fromkeys(name for _, name, _ in answered))
-        if not groups and event.decision_id is not None:
-            groups = [event.decision_id]
+        groups = [event.decision_id] if event.decision_id is not None else []
+        if state.pending:
+            answered = answered_impressions(state, event, chosen.ts_ms, self._rules)
+            # Two impressions of one name are one list.
+            groups = list(dict.fromkeys([name for _, name, _ in answered])) or groups
         if not groups:
-            self._add_choice(chosen, event, state, grade)
+            if self._rules.attribution.is_example(event.id):
+                self._add_choice(chosen, event, state, grade)
         elif self._examples is not None:
             ts_ms, offset, others = chosen.ts_ms, chosen.source_offset, groups[1:]
             weight = self._rules.attribution.weight_of(event.type)

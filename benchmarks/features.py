@@ -2,9 +2,9 @@
 
 A request: all features of 100 and of 1,000 candidates of a user with a history, from the state as it is held, beside
 the same rows computed one candidate at a time by the same plan. The stream: logs folded by the agents in one process,
-beside the same without examples, that is without features: real purchases (completejourney, of a package that the
-product depends on), each of which makes three rows of features, and clicks among views as the other benchmarks have
-them. The garbage collector is set as in the worker.
+beside the same with a quarter of the examples (`unlisted = 0.25`), and without any, that is without features: real
+purchases (completejourney, of a package that the product depends on), each of which makes three rows of features, and
+clicks among views as the other benchmarks have them. The garbage collector is set as in the worker.
 """
 
 import gc
@@ -12,7 +12,10 @@ import random
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -71,18 +74,26 @@ def _stream() -> None:
         for record in generate(LogSpec(events=EVENTS, users=EVENTS // 20, items=ITEMS, zipf=0.6, events_per_s=5))
     ]
     print(f"the stream in slices of {SLICE:,}, users and items folded in one process, {PLAN.features.width} features")
-    for name, raws in (("purchases, each an outcome", purchases), ("a click log, 4 outcomes in 10 events", clicks)):
-        without, with_ = (_events_per_s(raws, items, with_examples=made) for made in (False, True))
-        print(f"  {len(raws):,} {name:40}{with_:>8,.0f} events/s; without examples {without:,.0f}")
+    logs = {"purchases, each an outcome": purchases, "a click log, 4 outcomes in 10 events": clicks}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "features.toml"
+        path.write_text('include = ["shipped"]\n[attribution]\nunlisted = 0.25\n')
+        quarter = msgspec.structs.replace(SETTINGS, features=path)
+        for name, raws in logs.items():
+            all_, some = (_events_per_s(raws, items, settings) for settings in (SETTINGS, quarter))
+            without = _events_per_s(raws, items, SETTINGS, with_examples=False)
+            print(f"  {len(raws):,} {name:40}{all_:>8,.0f} events/s; a quarter {some:,.0f}, no examples {without:,.0f}")
 
 
-def _events_per_s(raws: list[bytes], items: list[CatalogueItem], *, with_examples: bool) -> float:
+def _events_per_s(
+    raws: list[bytes], items: list[CatalogueItem], settings: Settings, *, with_examples: bool = True
+) -> float:
     events = [parse_event(raw) for raw in raws]
     log = [
         LogRecord(at, int(event.ts), event.user.encode(), raw)
         for at, (event, raw) in enumerate(zip(events, raws, strict=True))
     ]
-    system = InProcess(SETTINGS, with_examples=with_examples)
+    system = InProcess(settings, with_examples=with_examples)
     for item in items:
         system.put_item(item.id, item.attributes)
     # A worker keeps no columns of items: servers do.

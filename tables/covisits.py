@@ -96,8 +96,9 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
     around = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
     # One more than is kept: an item is no neighbour of its own.
     chosen = _ranked(around, ts_ms)[: NEIGHBOURS_KEPT + 1]
+    usual = sorted(chosen[:NEIGHBOURS_KEPT])
     for item in basket:
-        near = sorted([name for name in chosen if name != item][:NEIGHBOURS_KEPT])
+        near = sorted([name for name in chosen if name != item]) if item in chosen else usual
         if near:
             yield ts_ms, item, near
 

@@ -91,10 +91,11 @@ def _counted(plan: Plan) -> str:
 
 
 def _attributed(rules: Attribution) -> list[str]:
-    """Which lists outcomes answer, and what weighs otherwise than 1."""
+    """Which lists outcomes answer, what weighs otherwise than 1, and what share of the others becomes examples."""
     slots = [f"{slot} {window_ms} ms" for slot, window_ms in rules.slot_windows_ms.items()]
     weights = [f"{outcome} x {weight:g}" for outcome, weight in rules.weights.items() if weight != 1]
-    return [f"{rules.touch} touch within {rules.window_ms} ms", *slots, *weights]
+    unlisted = [f"{rules.unlisted:g} of the outcomes that answer no list"] if rules.unlisted < 1 else []
+    return [f"{rules.touch} touch within {rules.window_ms} ms", *slots, *weights, *unlisted]
 
 
 def _attributes(plan: Plan) -> Iterable[str]:

@@ -3,6 +3,7 @@
 [attribution]
 window = "30m"             # an outcome answers a list at most this much older
 touch = "last"             # of several such lists with the item the "last", the "first", or "all"
+unlisted = 1.0             # of the outcomes that answer no list, the share that become examples
 
 [attribution.slots.home]   # lists of this slot
 window = "2h"
@@ -33,6 +34,8 @@ class General(Declarable, frozen=True, kw_only=True):
     """An outcome answers a list at most this much older; by default the setting `attribution_window_ms`."""
     touch: Touch = "last"
     """Which of several lists with the item an outcome answers that names none."""
+    unlisted: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    """Of the outcomes that answer no list, the share that become examples of their own."""
 
 
 class OfSlot(Declarable, frozen=True, kw_only=True):
@@ -70,6 +73,7 @@ class AttributionSection(Struct, frozen=True):
         return Attribution(
             window_ms=duration_ms(general.window) if general.window else window_ms,
             touch=general.touch,
+            unlisted=general.unlisted,
             slot_windows_ms={slot: duration_ms(one.window) for slot, one in self.slots.items()},
             weights={outcome: getattr(self.weights, outcome) for outcome in OUTCOMES},
         )

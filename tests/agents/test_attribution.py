@@ -247,6 +247,34 @@ def test_a_choice_from_no_list_has_its_weight() -> None:
     assert all(one.weights == [] for one in _examples(of_items) if not one.labels[0])
 
 
+def test_of_outcomes_that_answer_no_list_the_share_declared_becomes_examples() -> None:
+    bought = [
+        {"id": f"e{n}", "type": "purchase", "user": f"u{n % 7}", "item": f"i{n % 5}", "ts": T0_MS + n, "value": 5}
+        for n in range(400)
+    ]
+    whole, part = _specs(""), _settings("[attribution]\nunlisted = 0.25\n")
+    sampled = {spec.table: spec for spec in agent_specs(part)}
+    alone = {spec.table: spec for spec in agent_specs(part, with_examples=False)}
+    folded = [_purchases(bought, specs) for specs in (whole, sampled, alone)]
+    chosen = [[one.group for one in _examples(of_items) if one.labels[0]] for _, of_items in folded]
+    assert chosen[0] == [one["id"] for one in bought]
+    assert chosen[1] == [one["id"] for one in bought if attribution_of(part).is_example(one["id"])]
+    assert 60 < len(chosen[1]) < 140
+    # The others count as ever, in both tables; and a fold without examples leaves the very same.
+    users_of = [{key: done.state.get(key) for key in done.state} for done, _ in folded]
+    items_of = [{key: done.state.get(key) for key in done.state} for _, done in folded]
+    assert users_of[0] == users_of[1] == users_of[2]
+    assert items_of[1] == items_of[2]
+    assert {key: one.longs for key, one in items_of[0].items()} == {key: one.longs for key, one in items_of[1].items()}
+
+
+def _purchases(events: Sequence[Event], specs: Mapping[str, AgentSpec]) -> tuple[Run, Run]:
+    """Users and items folded."""
+    done = run(*_users(specs), slices(log_of(events), [100, 250]))
+    made = log_of_records(done.emitted["t.internal.item-events"])
+    return done, run(specs["items"].fold, specs["items"].codec, slices(made))
+
+
 def test_an_outcome_of_before_this_field_is_read() -> None:
     old = msgspec.msgpack.encode([3, "u", "g", 5, 7, "a", 2])
     assert decode_shown(old) == Outcome("u", "g", 5, 7, "a", 2)
@@ -269,6 +297,10 @@ def test_an_outcome_of_before_this_field_is_read() -> None:
         (
             "[attribution.weights]\nclick = -1",
             "line 4, `attribution.weights.click`: Expected `float` >= 0.0. `click` is",
+        ),
+        (
+            "[attribution]\nunlisted = 1.5",
+            "line 4, `attribution.unlisted`: Expected `float` <= 1.0. `unlisted` is a number from 0.0 to 1.0.",
         ),
         ("[attribution]\nslots = 3", "line 4, `attribution.slots`: this must be a table of slots"),
         (
