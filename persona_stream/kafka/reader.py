@@ -1,16 +1,19 @@
-"""Consumers that read topics as they stand, without a group, and check what they read.
+"""Consumers that read topics as they stand, without a group; and for every consumer, what aiokafka spends most on.
 
 aiokafka computes a batch's CRC-32C in software, at 1.3 GB/s: of the time to read large state back, that was a third.
-The processor's own instruction does ten times as much.
+The processor's own instruction does ten times as much. And it makes a dataclass of each record, which takes longer than
+decoding it.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import google_crc32c
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
+from msgspec import Struct
 
 from persona_stream.vocabulary.config import Settings
 
@@ -54,6 +57,46 @@ class CheckedRecords(MemoryRecords):  # type: ignore[misc]  # aiokafka tells no 
         return batch
 
 
-# aiokafka has no setting for it: its fetcher wraps whatever it fetched in this class.
+class FetchedRecord(Struct, gc=False):
+    """A record as aiokafka's ConsumerRecord tells it, made in half of the time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since the epoch."""
+    timestamp_type: int
+    """0: its producer's clock, 1: the broker's."""
+    key: Any
+    value: Any
+    headers: Sequence[tuple[str, bytes]]
+
+
+class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka tells no types
+    """The records of a fetched piece of a partition."""
+
+    def __iter__(self) -> Iterator[FetchedRecord]:
+        """Without a call of Python's for each of them."""
+        return iter(self._records_iterator or ())
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> FetchedRecord:
+        key, value = record.key, record.value
+        if self._key_deserializer:
+            key = self._key_deserializer(key)
+        if self._value_deserializer:
+            value = self._value_deserializer(value)
+        return FetchedRecord(
+            tp.topic,
+            tp.partition,
+            record.offset,
+            record.timestamp,
+            record.timestamp_type,
+            key,
+            value,
+            tuple(record.headers),
+        )
+
+
+# aiokafka has no setting for it: its fetcher wraps whatever it fetched in these classes.
 assert fetcher.MemoryRecords in {MemoryRecords, CheckedRecords}
-fetcher.MemoryRecords = CheckedRecords
+fetcher.MemoryRecords, fetcher.PartitionRecords = CheckedRecords, FetchedRecords
