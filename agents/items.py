@@ -56,9 +56,8 @@ class Items:
             except msgspec.DecodeError as error:
                 out.dead_letter(part, record, EventError("bad_shape", f"not an item event: {error}"))
                 continue
-            if event.ts_ms > progress.watermark_ms:
-                # Redeliveries too: after a crash the watermark must be what it was.
-                progress.watermark_ms = event.ts_ms
+            # Redeliveries too: after a crash the watermark must be what it was.
+            progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
             state = items.change(event.item)
             is_example = self._with_examples and event.label != NO_EXAMPLE
             if is_example:

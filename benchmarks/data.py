@@ -53,6 +53,11 @@ class LogSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 7
 
 
+def clicks_among_views(events: int) -> LogSpec:
+    """A log of users who come back now and then, 20 events each: 4 in 10 are outcomes."""
+    return LogSpec(events=events, users=events // 20, zipf=0.6, events_per_s=5)
+
+
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
     """One record to publish: key (user id), value (JSON), event time in ms, partition of the key."""
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from benchmarks.data import LogSpec, generate
+from benchmarks.data import clicks_among_views, generate
 from persona_stream.demo.dataset import Dataset
 from persona_stream.in_process import InProcess
 from persona_stream.serving.item_columns import ItemColumns
@@ -69,10 +69,7 @@ def _stream() -> None:
     dataset = Dataset(EVENTS)
     items = [parse_item(line) for line in dataset.items()]
     purchases = list(islice(dataset.events(), EVENTS))
-    clicks = [
-        record.value
-        for record in generate(LogSpec(events=EVENTS, users=EVENTS // 20, items=ITEMS, zipf=0.6, events_per_s=5))
-    ]
+    clicks = [record.value for record in generate(clicks_among_views(EVENTS))]
     print(f"the stream in slices of {SLICE:,}, users and items folded in one process, {PLAN.features.width} features")
     logs = {"purchases, each an outcome": purchases, "a click log, 4 outcomes in 10 events": clicks}
     with TemporaryDirectory() as folder:

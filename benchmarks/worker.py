@@ -15,20 +15,18 @@ from pathlib import Path
 from time import perf_counter
 
 import aiohttp
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from rich.console import Console
 
-from benchmarks.data import LogSpec, generate
+from benchmarks.data import clicks_among_views, generate
 from benchmarks.rebuild import publish
 from persona_stream.cli.cluster import create_topics
 from persona_stream.cli.supervisor import Kafka, Supervisor, child_specs, embedded_kafka, with_free_ports
 from persona_stream.demo.dataset import Dataset
-from persona_stream.kafka.reader import free_consumer
+from persona_stream.rebuild.snapshot import committed, end_offsets
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.topics import Topics
 
-ASK_EVERY_S = 0.1
+ASK_EVERY_S = 0.2
 LOGS = ("purchases", "clicks")
 
 
@@ -40,46 +38,30 @@ async def measure(kafka: Kafka, log: str, events: int, console: Console) -> None
     if log == "purchases":
         await publish(settings, topics.items, data.items(), "id")
     await publish(settings, topics.events, _events(log, data, events), "user")
-    consumer = free_consumer(settings)
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await consumer.start()
-    await admin.start()
-    try:
-        await _fold(kafka, log, consumer, admin, console)
-    finally:
-        await admin.close()
-        await consumer.stop()
+    worker = [spec for spec in child_specs(settings) if spec.name == "worker"]
+    async with Supervisor(kafka, worker, notify=console.print):
+        begun = await _until_begun(f"http://127.0.0.1:{settings.worker_port}/metrics")
+        started_s = perf_counter()
+        # In the order of the way: when all of a topic is committed, all that it gives to the next is there.
+        way = (topics.events, topics.item_events, topics.shown, topics.examples)
+        folded, of_items, _, examples = [await _until_committed(settings, topic) for topic in way]
+        rate = (folded - begun) / (perf_counter() - started_s)
+    console.print(f"{log:10}{folded:,} events, {of_items:,} of items, {examples:,} examples: {rate:,.0f} events/s")
 
 
 def _events(log: str, data: Dataset, events: int) -> Iterable[bytes]:
     if log == "purchases":
         return islice(data.events(), events)
-    spec = LogSpec(events=events, users=events // 20, items=5_000, zipf=0.6, events_per_s=5)
-    return (record.value for record in generate(spec))
+    return (record.value for record in generate(clicks_among_views(events)))
 
 
-async def _fold(
-    kafka: Kafka, log: str, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient, console: Console
-) -> None:
-    settings, topics = kafka.settings, Topics(kafka.settings.namespace)
-    way = [topics.events, topics.item_events, topics.shown, topics.examples]
-    worker = [spec for spec in child_specs(settings) if spec.name == "worker"]
-    async with Supervisor(kafka, worker, notify=console.print):
-        begun = await _until_begun(f"http://127.0.0.1:{settings.worker_port}/metrics")
-        started_s = perf_counter()
-        while True:
-            committed = await admin.list_consumer_group_offsets(f"{settings.namespace}-worker")
-            done = {tp: found.offset for tp, found in committed.items()}
-            # In the order of the way: when all of a topic is committed, all that it gives to the next is there.
-            ends = [await _ends(consumer, topic, settings.partitions) for topic in way]
-            if all(done.get(tp, 0) >= end for of_topic in ends for tp, end in of_topic.items()):
-                break
-            await asyncio.sleep(ASK_EVERY_S)
-        events, item_events, _, examples = (sum(of_topic.values()) for of_topic in ends)
-        rate = (events - begun) / (perf_counter() - started_s)
-        console.print(
-            f"{log:10}{events:,} events, {item_events:,} events of items, {examples:,} examples: {rate:,.0f} events/s"
-        )
+async def _until_committed(settings: Settings, topic: str) -> int:
+    """Wait until the worker has committed all of a topic; returns how many records that is."""
+    while True:
+        ends, done = await end_offsets(settings, topic), await committed(settings, topic)
+        if all(done.get(partition, 0) >= end for partition, end in ends.items()):
+            return sum(ends.values())
+        await asyncio.sleep(ASK_EVERY_S)
 
 
 async def _until_begun(url: str) -> int:
@@ -92,13 +74,6 @@ async def _until_begun(url: str) -> int:
             if begun := int(sum(float(line.rpartition(" ")[2]) for line in folded)):
                 return begun
             await asyncio.sleep(ASK_EVERY_S)
-
-
-async def _ends(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> dict[TopicPartition, int]:
-    found: dict[TopicPartition, int] = await consumer.end_offsets(
-        [TopicPartition(topic, number) for number in range(partitions)]
-    )
-    return found
 
 
 def main() -> None:

@@ -49,12 +49,10 @@ def sample(items: Collection[str], ts_ms: int) -> list[str]:
 
 def neighbours(visits: list[Visit], item: str, ts_ms: int) -> list[str]:
     """What can be told of a new visit, given those before it (oldest first)."""
-    newest_ms, since_ms = visits[-1][0], ts_ms - WINDOW_MS
-    if newest_ms < since_ms:
+    is_over = ts_ms < visits[-1][0]
+    first, end = bisect_left(visits, (ts_ms - WINDOW_MS,)), bisect_left(visits, (ts_ms + is_over,))
+    if first == end:
         return []
-    first, end = bisect_left(visits, (since_ms,)), len(visits)
-    if ts_ms <= newest_ms:
-        end = bisect_left(visits, (ts_ms + (ts_ms < newest_ms),))
     near = {visit[1] for visit in visits[first:end]}
     near.discard(item)
     return sample(near, ts_ms)

@@ -264,11 +264,8 @@ def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -
     if digest in known:
         return False
     known.add(digest)
-    seen, told = state.seen, (ts_ms, digest)
-    if not seen or told > seen[-1]:
-        seen.append(told)
-    else:
-        insort(seen, told)
+    seen = state.seen
+    insort(seen, (ts_ms, digest))
     if len(seen) > SEEN_KEPT:
         # What is older than the watermark by more than the lateness is late, whatever its id.
         needed_ms = seen[-1][0] - lateness_ms

@@ -127,6 +127,7 @@ def test_covisits_counted_as_the_state_changes_are_those_of_the_state(
         expected = sum(item in recent for item in covisit_items(state))
         read_back = codec.decode(codec.encode(state))
         assert covisit_count(state, recent) == covisit_count(read_back, recent) == expected
+        assert covisit_count(state, []) == 0
         # What is derived holds what the state holds, and no name that left it.
         assert state.covisit_times == read_back.covisit_times
         assert len(state.covisit_times) == len(set(covisit_items(state)))
