@@ -1,8 +1,8 @@
 """The interactions agent: `events.v1` -> table `users`, and every event re-keyed for the items agent.
 
 For a batch of one partition: decode and check each event, fold it into its user's state, and hand it on to its items.
-An outcome (click, cart, purchase) becomes an example: what was known of the user just before goes with it, and with a
-few items that the user did not choose.
+An outcome (click, cart, purchase) becomes an example: what was known of the user just before goes with it, and with an
+item that the user did not choose.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,9 @@ from tables.covisits import co_visited, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
-from tables.sketches import name_hash
+from tables.sketches import NAME_HASHES
 from tables.users import (
     HASH_MASK,
-    KIND_BITS,
     Counted,
     Rules,
     UserState,
@@ -43,6 +42,8 @@ _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
 _NOBODY: list[str] = []
 _NO_MARK = (0, 0)
+_SPREAD = 0x9E3779B97F4A7C15
+"""Odd, from the golden ratio: times it, offsets that follow each other are far apart."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -155,10 +156,8 @@ class _Examples:
         self._rows = RowsBuilder(lookups.attributes, gap_ms)
         self._events: list[ItemEvent] = []
 
-    def add_choice(self, made: Sequence[ItemEvent], event: Event, state: UserState, grade: int) -> None:
-        """The item chosen from no list that is known, then some that were not."""
-        for at, one in enumerate(made):
-            one.label = 0 if at else grade
+    def add_choice(self, made: Sequence[ItemEvent], event: Event, state: UserState) -> None:
+        """An item chosen from no list that is known, and one that was not."""
         self._add(made, event, state, None)
 
     def add_list(self, made: Sequence[ItemEvent], event: Event, state: UserState) -> None:
@@ -170,7 +169,8 @@ class _Examples:
     def _add(self, made: Sequence[ItemEvent], event: Event, state: UserState, positions: Indices | None) -> None:
         items = [one.item for one in made]
         request = Request(event.context or {}, event.slot or "", self._traits(event.user))
-        self._rows.add(event.user, state, items, made[0].ts_ms, positions=positions, request=request)
+        touches, ts_ms = state.touches, made[0].ts_ms
+        self._rows.add(event.user, state, items, ts_ms, positions=positions, request=request, touches=touches)
         recent, group = co_visited(state), event.decision_id or event.id
         for one in made:
             one.group, one.user, one.recent_items = group, event.user, recent
@@ -240,7 +240,7 @@ class _SliceFold:
             return [ItemEvent(item, kind, ts_ms, amount, partition, offset, segment) for item in shown]
         if event.item is None:
             return []
-        visitor = name_hash(event.user) & HASH_MASK
+        visitor = NAME_HASHES[event.user] & HASH_MASK
         return [ItemEvent(event.item, kind, ts_ms, amount, partition, offset, segment, visitor)]
 
     def _relate(self, made: ItemEvent, state: UserState) -> None:
@@ -281,46 +281,35 @@ class _SliceFold:
 
     def _add_choice(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
         ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
-        not_chosen = self._negatives(chosen, state)
+        other = self._chosen_by_others(chosen)
         if self._examples is None:
-            for item in not_chosen:
-                self._marks[item] = max(ts_ms, self._marks.get(item, _NO_MARK)[0]), offset
+            if other is not None:
+                self._marks[other] = max(ts_ms, self._marks.get(other, _NO_MARK)[0]), offset
             return
-        negatives = [
-            ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
-            for item in not_chosen
-        ]
-        self._events += negatives
-        self._examples.add_choice([chosen, *negatives], event, state, grade)
+        chosen.label = grade
+        made = [chosen]
+        if other is not None:
+            negative = ItemEvent(other, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
+            self._events.append(negative)
+            made.append(negative)
+        self._examples.add_choice(made, event, state)
 
-    def _negatives(self, chosen: ItemEvent, state: UserState) -> list[str]:
-        """Items not chosen: one of the user's own and one that others chose.
+    def _chosen_by_others(self, chosen: ItemEvent) -> str | None:
+        """An item that users were with of late, other than the one chosen.
 
-        Which ones follows from the event's place in the log: the same at every replay.
+        Which one follows from the event's place in the log: the same at every replay. So it is by how often items are
+        chosen. None is the user's own on purpose: among candidates those are few, and a model that met as many of them
+        as of all others would learn that what a user had is what a user leaves (ADR 0013).
         """
-        turn = chosen.source_offset
-        own, others = _own_item(state, turn), self._users.progress.recent_items
-        negatives = [own] if own is not None and own != chosen.item else []
-        if others and (other := others[turn % len(others)]) not in (chosen.item, own):
-            negatives.append(other)
-        return negatives
+        recent = self._users.progress.recent_items
+        other = recent[(chosen.source_offset * _SPREAD >> 40) % len(recent)] if recent else chosen.item
+        return other if other != chosen.item else None
 
     def _remember(self, item: str) -> None:
         ring = self._users.progress.recent_items
         ring.append(item)
         if len(ring) > RECENT_KEPT:
             del ring[0]
-
-
-def _own_item(state: UserState, turn: int) -> str | None:
-    """One of the user's items, each as likely as another however often it was visited; None without any."""
-    visits, touches = state.visits, state.touches
-    count = len(visits)
-    for at in range(turn, turn + count):
-        ts_ms, item, kind = visits[at % count]
-        if touches[item][-1] == ts_ms << KIND_BITS | kind:
-            return item
-    return None
 
 
 def _key_of(record: KafkaRecord, event: Event) -> bytes:

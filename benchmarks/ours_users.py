@@ -1,6 +1,5 @@
 """The real users table folded by a worker, in memory or on disk, as ``PERSONA_STORE`` says."""
 
-import gc
 import os
 import resource
 import sys
@@ -12,11 +11,12 @@ from agents.emissions import Emissions
 from benchmarks.contract import Job, KeyedResult, Recovered, Report, Stopwatch
 from benchmarks.ours_persona import Seen, settings_of, until_applied, until_recovered
 from persona_stream.kafka.admin import ensure_topics
+from persona_stream.stream.garbage import let_state_stay
 from persona_stream.stream.partition import Partition
 from persona_stream.stream.slices import Slice
 from persona_stream.vocabulary import metrics
 from persona_stream.worker.app import Fold, WorkerApp, agent_specs, build_app
-from persona_stream.worker.run import SWITCH_S, YOUNG_OBJECTS
+from persona_stream.worker.run import SWITCH_S
 from tables.users import UserState
 
 DISTRIBUTIONS = ("persona-stream", "rocksdict")
@@ -55,7 +55,7 @@ def recover(job: Job) -> Recovered:
 
 
 def _worker(job: Job, seen: Seen) -> WorkerApp:
-    gc.set_threshold(YOUNG_OBJECTS)
+    let_state_stay()
     sys.setswitchinterval(SWITCH_S)
     settings = msgspec.structs.replace(settings_of(job), store=os.environ["PERSONA_STORE"])
     users = agent_specs(settings, with_examples=False)[0]

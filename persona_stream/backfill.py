@@ -23,6 +23,7 @@ from persona_stream.history.sorted_log import SortedLog
 from persona_stream.in_process import InProcess
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.past_sessions import MIN_ITEMS_KNOWN
+from persona_stream.stream.garbage import settle
 from persona_stream.stream.slices import LogRecord
 from persona_stream.versions import Versions, read_item_versions, read_profile_versions
 from persona_stream.vocabulary.config import Settings
@@ -160,8 +161,7 @@ class Replay:
     def _fold_pending(self) -> None:
         made = self._system.fold(self._pending)
         self._pending = []
-        if not gc.isenabled():
-            gc.collect(1)
+        settle()
         if self._on_made is not None and made:
             self._on_made([decode_example(record.value or b"") for record in made])
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from tables.sketches import name_hash
+from tables.sketches import NAME_HASHES
 from tables.users import UserState, Visit, recent_items
 
 WINDOW_MS = 900_000
@@ -44,16 +44,15 @@ def co_visited(state: UserState) -> list[str]:
 
 def sample(items: Collection[str], ts_ms: int) -> list[str]:
     """The neighbours to keep of a visit at `ts_ms`, of distinct items; sorted."""
-    return sorted(items if len(items) <= NEIGHBOURS_KEPT else _ranked(items, ts_ms)[:NEIGHBOURS_KEPT])
+    return sorted(items if len(items) <= NEIGHBOURS_KEPT else _ranked(items, ts_ms, NEIGHBOURS_KEPT))
 
 
 def neighbours(visits: list[Visit], item: str, ts_ms: int) -> list[str]:
     """What can be told of a new visit, given those before it (oldest first)."""
-    is_over = ts_ms < visits[-1][0]
-    first, end = bisect_left(visits, (ts_ms - WINDOW_MS,)), bisect_left(visits, (ts_ms + is_over,))
-    if first == end:
-        return []
-    near = {visit[1] for visit in visits[first:end]}
+    newest_ms, end = visits[-1][0], len(visits)
+    if ts_ms <= newest_ms:
+        end = bisect_left(visits, (ts_ms + (ts_ms < newest_ms),))
+    near = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,), 0, end) : end]}
     near.discard(item)
     return sample(near, ts_ms)
 
@@ -80,9 +79,9 @@ def _that_may_sample(item: str, behind: list[Visit], visits: list[Visit]) -> Ite
         first, end = bisect_left(visits, (some[-1][0] - WINDOW_MS,)), bisect_left(visits, (some[0][0],))
         others = {visit[1] for visit in visits[first:end]}
         others.discard(item)
-        hashes = np.array([name_hash(other) for other in others], dtype=np.uint64)
+        hashes = np.array([NAME_HASHES[other] for other in others], dtype=np.uint64)
         salts = np.array([_salt(at_ms) for at_ms, _, _ in some], dtype=np.uint64)[:, None]
-        rank = np.uint64(name_hash(item)) ^ salts
+        rank = np.uint64(NAME_HASHES[item]) ^ salts
         # One more than is kept: a visit's own item does not count.
         may = np.count_nonzero(hashes ^ salts < rank, axis=1) <= NEIGHBOURS_KEPT
         yield from (visit for visit, is_near in zip(some, may.tolist(), strict=True) if is_near)
@@ -93,7 +92,7 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
     basket = dict.fromkeys(visit[1] for visit in visits[start:])
     around = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
     # One more than is kept: an item is no neighbour of its own.
-    chosen = _ranked(around, ts_ms)[: NEIGHBOURS_KEPT + 1]
+    chosen = _ranked(around, ts_ms, NEIGHBOURS_KEPT + 1)
     usual = sorted(chosen[:NEIGHBOURS_KEPT])
     for item in basket:
         near = sorted([name for name in chosen if name != item]) if item in chosen else usual
@@ -101,10 +100,10 @@ def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
             yield ts_ms, item, near
 
 
-def _ranked(items: Collection[str], ts_ms: int) -> list[str]:
+def _ranked(items: Collection[str], ts_ms: int, first: int) -> list[str]:
     salt = _salt(ts_ms)
-    by_rank = {name_hash(item) ^ salt: item for item in items}
-    return [by_rank[rank] for rank in sorted(by_rank)]
+    by_rank = {NAME_HASHES[item] ^ salt: item for item in items}
+    return [by_rank[rank] for rank in sorted(by_rank)[:first]]
 
 
 def _salt(ts_ms: int) -> int:

@@ -23,7 +23,7 @@ from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
 from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
-from tables.sketches import name_hash, note
+from tables.sketches import NAME_HASHES, note
 
 SEEN_KEPT = 64
 """Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
@@ -99,11 +99,11 @@ class RecentVisits:
 
     def insert(self, ts_ms: int, item: str, kind: int, later: int) -> None:
         """One more visit, with so many later ones: 0, or the rest of a basket, or it came late."""
-        packed = self._packed
-        at = len(packed) - 3 * later
-        if at < 0:
-            return
-        packed[at:at] = array("q", (ts_ms, kind, self.numbered_by.code(item)))
+        packed, visit = self._packed, (ts_ms, kind, self.numbered_by.code(item))
+        if not later:
+            packed.extend(visit)
+        elif (at := len(packed) - 3 * later) >= 0:
+            packed[at:at] = array("q", visit)
         if len(packed) > 4 * _RECENT_NUMBERS:
             del packed[:-_RECENT_NUMBERS]
 
@@ -141,7 +141,7 @@ class UserState(Struct, array_like=True, dict=True):
 
     @cached_property
     def touches(self) -> dict[str, list[int]]:
-        """Item -> touches in `visits`, oldest first."""
+        """Item -> touches in `visits`, oldest first. Kept beside a state while it is in memory, once asked."""
         return _touches(self.visits)
 
     def recent_visits(self, codes: ItemCodes) -> RecentVisits:
@@ -152,10 +152,7 @@ class UserState(Struct, array_like=True, dict=True):
         return held
 
     def touches_of(self, items: Sequence[str]) -> dict[str, list[int]]:
-        """The touches of at least these items, of those that have any: whoever has just read a state needs no more."""
-        held: dict[str, list[int]] | None = self.__dict__.get("touches")
-        if held is not None:
-            return held
+        """The touches of some items, of those that have any: whoever has just read a state needs no more."""
         wanted = set(items)
         return _touches([visit for visit in self.visits if visit[1] in wanted])
 
@@ -207,7 +204,7 @@ def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> 
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms, rules.attribution)
     elif event.item is not None:
-        note(state.longs, SKETCH_BYTE, name_hash(event.item))
+        note(state.longs, SKETCH_BYTE, NAME_HASHES[event.item])
         _remember_visit(state, event.item, kind, ts_ms)
 
 
@@ -264,8 +261,11 @@ def _first_time(state: UserState, event_id: str, ts_ms: int, lateness_ms: int) -
     if digest in known:
         return False
     known.add(digest)
-    seen = state.seen
-    insort(seen, (ts_ms, digest))
+    seen, told = state.seen, (ts_ms, digest)
+    if not seen or seen[-1] <= told:
+        seen.append(told)
+    else:
+        insort(seen, told)
     if len(seen) > SEEN_KEPT:
         # What is older than the watermark by more than the lateness is late, whatever its id.
         needed_ms = seen[-1][0] - lateness_ms
@@ -305,7 +305,8 @@ def _last_ms(session: list[int]) -> int:
 def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
     visits = state.visits
     visit = (ts_ms, item, kind)
-    at = bisect_right(visits, visit)
+    # In order as nearly all come: with one look instead of a search.
+    at = len(visits) if not visits or visits[-1] <= visit else bisect_right(visits, visit)
     recent = state.__dict__.get(_RECENT)
     if recent is not None:
         recent.insert(ts_ms, item, kind, len(visits) - at)

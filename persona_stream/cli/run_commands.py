@@ -151,7 +151,7 @@ def backfill(
     """Make training examples of history, through the folds of the stream; live state is not touched.
 
     Without files, of the events topic. Each list shown gives its rows and what
-    came of them, each choice made from no list one with items not chosen, and
+    came of them, each choice made from no list one with an item not chosen, and
     each session candidates as they would have been found, and what was chosen.
     All with the features of the catalogue, as of their moment: a new feature
     has its whole history.

@@ -20,6 +20,7 @@ from agents.learner import Learner
 from persona_stream.kafka.fenced_writer import FencedWriter
 from persona_stream.kafka.writer import BatchWriter, Partitioner
 from persona_stream.stream.consumer import BatchingTransport, SliceSchema
+from persona_stream.stream.garbage import settle
 from persona_stream.stream.partition import Codec, Partition
 from persona_stream.stream.recovery import ChangelogTables
 from persona_stream.stream.slices import Slice
@@ -206,6 +207,8 @@ def _add_agent(app: WorkerApp, spec: AgentSpec, generation: int) -> None:
                 return
             count(spec.table, part, out, perf_counter() - started_s)
             await effects.submit(part, out, changes, partition)
+            # While Kafka writes.
+            settle()
 
     app.agent(app.topic(spec.source, schema=SliceSchema()), name=f"agents.{spec.table}")(run)
 

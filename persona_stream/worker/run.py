@@ -1,7 +1,6 @@
 """Running the worker as a process: signals, its small health server, and an exit code that tells."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from persona_stream.holdings.routes import ROUTES, provide
 from persona_stream.kafka.admin import ensure_topics
 from persona_stream.kafka.generations import GenerationLog
 from persona_stream.stream.consumer import BatchingConsumer
+from persona_stream.stream.garbage import let_state_stay
 from persona_stream.stream.table import ChangelogTable
 from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.logs import configure_logging
@@ -30,8 +30,6 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 WATCH_RETRY_S = 1.0
 SWITCH_S = 0.0005
 """Faust fetches in a thread of its own: with Python's 5 ms it may wait that long for a fold to let it go on."""
-YOUNG_OBJECTS = 100_000
-"""A slice decodes into tens of thousands of objects that are all released by its end: collecting sooner only costs."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ def run_worker(settings: Settings, specs: list[AgentSpec] | None = None) -> NoRe
     `specs`: the agents to run, by default all.
     """
     configure_logging(settings)
-    gc.set_threshold(YOUNG_OBJECTS)
+    let_state_stay()
     sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, specs))

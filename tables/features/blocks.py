@@ -292,8 +292,12 @@ class RowsBuilder:
         *,
         positions: Indices | None = None,
         request: Request = NOTHING,
+        touches: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """A question about distinct `items`. `positions`: of each its place in the list that is shown, -1: in none."""
+        """A question about distinct `items`. `positions`: of each its place in the list that is shown, -1: in none.
+
+        `touches`: all of the user's, from whoever keeps them; else those of the items are looked for.
+        """
         self.panes += state.panes
         self.longs += state.longs
         self.asked.append(
@@ -310,15 +314,15 @@ class RowsBuilder:
         )
         if positions is not None:
             self.positions.append((self._count, positions))
-        self._add_touches(state, items)
+        self._add_touches(state, items, state.touches_of(items) if touches is None else touches)
         self._count += len(items)
 
     def rows(self) -> Rows:
         """All that was gathered."""
         return Rows(self)
 
-    def _add_touches(self, state: UserState, items: Sequence[str]) -> None:
-        held, interest = state.touches_of(items), latest_interest(state)
+    def _add_touches(self, state: UserState, items: Sequence[str], held: Mapping[str, Sequence[int]]) -> None:
+        interest = latest_interest(state)
         if not held:
             # Nor can one of them be the latest.
             return

@@ -25,7 +25,7 @@ from support.logs import (
 from support.runs import Crash, Run, run
 
 from agents.emissions import FORWARDED
-from agents.interactions import NOT_COUNTED, ROWS_SHOWN, Interactions
+from agents.interactions import NOT_COUNTED, RECENT_KEPT, ROWS_SHOWN, Interactions
 from agents.items import Items
 from persona_stream.kafka.writer import Partitioner
 from persona_stream.stream.partition import SYSTEM_KEYS, Partition
@@ -246,14 +246,28 @@ def test_an_examples_features_know_nothing_of_its_own_event() -> None:
     assert features["user_events_total"] == 0
 
 
-def test_a_click_from_nowhere_is_an_example_beside_an_item_of_the_user_and_one_of_others() -> None:
-    events = [event(f"o{n}", "view", "u2", T0_MS + n, item=f"other{n}") for n in range(3)]
-    events += [event("mine", "view", "u1", T0_MS + 5, item="mine")]
-    events += [event("c", "click", "u1", T0_MS + 6, item="i1")]
-    rows = [row for row in _item_events(_run(log_of(events))) if row.label == 0]
-    assert 1 <= len(rows) <= 2
-    assert rows[0].item == "mine"
-    assert all(row.kind == NOT_COUNTED and row.item != "i1" for row in rows)
+def test_clicks_from_nowhere_are_examples_beside_items_by_how_often_they_are_chosen() -> None:
+    views = [event(f"o{n}", "view", "u2", T0_MS + n, item="often" if n % 4 else "seldom") for n in range(40)]
+    clicks = [event(f"c{n}", "click", f"v{n}", T0_MS + 60 + n, item="i1") for n in range(20)]
+    rows = [row for row in _item_events(_run(log_of(views + clicks))) if row.label == 0]
+    assert all(row.kind == NOT_COUNTED and row.user_features for row in rows)
+    drawn = Counter(row.item for row in rows)
+    assert set(drawn) == {"often", "seldom"}
+    assert drawn["often"] > drawn["seldom"] > 0
+
+
+def test_no_item_of_the_user_is_a_negative_on_purpose() -> None:
+    mine = [event(f"m{n}", "view", "u1", T0_MS + n, item=f"mine{n}") for n in range(3)]
+    others = [event(f"o{n}", "view", "u2", T0_MS + 10 + n, item=f"other{n % 9}") for n in range(RECENT_KEPT)]
+    clicks = [event(f"c{n}", "click", "u1", T0_MS + 99 + n, item=f"mine{n % 3}") for n in range(3)]
+    rows = [row for row in _item_events(_run(log_of(mine + others + clicks))) if row.label == 0]
+    assert len(rows) == 3
+    assert all(row.item.startswith("other") for row in rows)
+
+
+def test_a_click_on_the_only_item_there_is_is_an_example_alone() -> None:
+    clicks = [event(f"c{n}", "click", "u1", T0_MS + n, item="i1") for n in range(3)]
+    assert [row.label for row in _item_events(_run(log_of(clicks)))] == [GRADES["click"]] * 3
 
 
 def test_views_make_no_examples_and_a_state_alone_makes_none() -> None:
