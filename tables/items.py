@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 
 import msgspec
 from msgspec import Struct, field
@@ -47,9 +47,10 @@ class ItemState(Struct, array_like=True, dict=True):
     """Segment -> ring of SEGMENT_DAYS pairs (day index, events of that day)."""
 
     @cached_property
-    def covisit_times(self) -> Counter[str]:
+    def covisit_times(self) -> dict[str, int]:
         """How often each item is among the latest co-visits. Kept beside a state while it is in memory, once asked."""
-        return Counter(covisit_items(self))
+        # A dict proper: adding to a Counter calls Python for each item that is new to it.
+        return dict(Counter(covisit_items(self)))
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -107,8 +108,7 @@ def covisit_count(state: ItemState, recent: Iterable[str]) -> int:
     >>> covisit_count(ItemState(visits=[(0, 1, ["a", "b"]), (9, 2, ["a"])]), ["a", "c"])
     2
     """
-    times = state.covisit_times
-    return sum([times[item] for item in recent if item in times])
+    return sum(map(state.covisit_times.get, recent, repeat(0)))
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:
@@ -119,7 +119,7 @@ def segment_count(ring: list[int], as_of_ms: int) -> int:
 
 def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
     visits, near = state.visits, event.neighbours
-    times: Counter[str] | None = state.__dict__.get(_TIMES)
+    times: dict[str, int] | None = state.__dict__.get(_TIMES)
     at = bisect_left(visits, (event.ts_ms, event.visitor))
     if at < len(visits) and visits[at][:2] == (event.ts_ms, event.visitor):
         before = visits[at][2]
@@ -134,12 +134,14 @@ def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
         _replace(times, before, near)
 
 
-def _replace(times: Counter[str], before: Sequence[str], after: Sequence[str]) -> None:
+def _replace(times: dict[str, int], before: Sequence[str], after: Sequence[str]) -> None:
     for item in after:
-        times[item] += 1
+        times[item] = times.get(item, 0) + 1
     for item in before:
-        times[item] -= 1
-        if not times[item]:
+        left = times[item] - 1
+        if left:
+            times[item] = left
+        else:
             # Else it would grow with every item that was ever near.
             del times[item]
 
