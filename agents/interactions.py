@@ -5,6 +5,7 @@ An outcome (click, cart, purchase) becomes an example: what was known of the use
 item that the user did not choose.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +45,7 @@ _NOBODY: list[str] = []
 _NO_MARK = (0, 0)
 _SPREAD = 0x9E3779B97F4A7C15
 """Odd, from the golden ratio: times it, offsets that follow each other are far apart."""
+_DRAWS = 8
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -281,7 +283,7 @@ class _SliceFold:
 
     def _add_choice(self, chosen: ItemEvent, event: Event, state: UserState, grade: int) -> None:
         ts_ms, partition, offset = chosen.ts_ms, chosen.source_partition, chosen.source_offset
-        other = self._chosen_by_others(chosen)
+        other = self._chosen_by_others(chosen, state)
         if self._examples is None:
             if other is not None:
                 self._marks[other] = max(ts_ms, self._marks.get(other, _NO_MARK)[0]), offset
@@ -294,16 +296,25 @@ class _SliceFold:
             made.append(negative)
         self._examples.add_choice(made, event, state)
 
-    def _chosen_by_others(self, chosen: ItemEvent) -> str | None:
+    def _chosen_by_others(self, chosen: ItemEvent, state: UserState) -> str | None:
         """An item that users were with of late, other than the one chosen.
 
         Which one follows from the event's place in the log: the same at every replay. So it is by how often items are
         chosen. None is the user's own on purpose: among candidates those are few, and a model that met as many of them
-        as of all others would learn that what a user had is what a user leaves (ADR 0013).
+        as of all others would learn that what a user had is what a user leaves (ADR 0013). Nor is one of the user's
+        session: where few users come at a time, the latest items are mostly this one's, and none that was left.
         """
         recent = self._users.progress.recent_items
-        other = recent[(chosen.source_offset * _SPREAD >> 40) % len(recent)] if recent else chosen.item
-        return other if other != chosen.item else None
+        if not recent:
+            return None
+        first = bisect_left(state.visits, (chosen.ts_ms - self._rules.session_gap_ms,))
+        mine = {item for _, item, _ in state.visits[first:]}
+        place = chosen.source_offset * _SPREAD >> 24
+        for draw in range(_DRAWS):
+            other = recent[(place >> 4 * draw) % len(recent)]
+            if other != chosen.item and other not in mine:
+                return other
+        return None
 
     def _remember(self, item: str) -> None:
         ring = self._users.progress.recent_items

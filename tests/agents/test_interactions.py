@@ -265,9 +265,12 @@ def test_no_item_of_the_user_is_a_negative_on_purpose() -> None:
     assert all(row.item.startswith("other") for row in rows)
 
 
-def test_a_click_on_the_only_item_there_is_is_an_example_alone() -> None:
-    clicks = [event(f"c{n}", "click", "u1", T0_MS + n, item="i1") for n in range(3)]
-    assert [row.label for row in _item_events(_run(log_of(clicks)))] == [GRADES["click"]] * 3
+def test_what_a_user_was_with_in_the_session_was_not_left_alone() -> None:
+    clicks = [event(f"c{n}", "click", "u1", T0_MS + n, item=f"i{n}") for n in range(9)]
+    later_ms = T0_MS + ONE.session_gap_ms + 99
+    clicks.append(event("c9", "click", "u1", later_ms, item="i9"))
+    negatives = [row for row in _item_events(_run(log_of(clicks))) if row.label == 0]
+    assert [row.ts_ms for row in negatives] == [later_ms]
 
 
 def test_views_make_no_examples_and_a_state_alone_makes_none() -> None:
