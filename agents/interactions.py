@@ -19,7 +19,7 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KIND_INDEX, Event, check_skew, grade_of, parse_event
 from persona_stream.vocabulary.messages import SHOWN, ItemEvent, Opened, Outcome, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.covisits import co_visited, neighbours, told_by
+from tables.covisits import SPREAD, co_visited, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
@@ -43,9 +43,8 @@ _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
 _NOBODY: list[str] = []
 _NO_MARK = (0, 0)
-_SPREAD = 0x9E3779B97F4A7C15
-"""Odd, from the golden ratio: times it, offsets that follow each other are far apart."""
 _DRAWS = 8
+"""So often an item of others is looked for among the latest."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -158,8 +157,9 @@ class _Examples:
         self._rows = RowsBuilder(lookups.attributes, gap_ms)
         self._events: list[ItemEvent] = []
 
-    def add_choice(self, made: Sequence[ItemEvent], event: Event, state: UserState) -> None:
+    def add_choice(self, made: Sequence[ItemEvent], event: Event, state: UserState, grade: int) -> None:
         """An item chosen from no list that is known, and one that was not."""
+        made[0].label = grade
         self._add(made, event, state, None)
 
     def add_list(self, made: Sequence[ItemEvent], event: Event, state: UserState) -> None:
@@ -288,13 +288,12 @@ class _SliceFold:
             if other is not None:
                 self._marks[other] = max(ts_ms, self._marks.get(other, _NO_MARK)[0]), offset
             return
-        chosen.label = grade
         made = [chosen]
         if other is not None:
             negative = ItemEvent(other, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
             self._events.append(negative)
             made.append(negative)
-        self._examples.add_choice(made, event, state)
+        self._examples.add_choice(made, event, state, grade)
 
     def _chosen_by_others(self, chosen: ItemEvent, state: UserState) -> str | None:
         """An item that users were with of late, other than the one chosen.
@@ -309,7 +308,7 @@ class _SliceFold:
             return None
         first = bisect_left(state.visits, (chosen.ts_ms - self._rules.session_gap_ms,))
         mine = {item for _, item, _ in state.visits[first:]}
-        place = chosen.source_offset * _SPREAD >> 24
+        place = chosen.source_offset * SPREAD >> 24
         for draw in range(_DRAWS):
             other = recent[(place >> 4 * draw) % len(recent)]
             if other != chosen.item and other not in mine:

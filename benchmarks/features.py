@@ -73,7 +73,7 @@ def _stream() -> None:
         path = Path(folder) / "features.toml"
         path.write_text('include = ["shipped"]\n[attribution]\nunlisted = 0.25\n')
         for name in LOGS:
-            all_, some = (_in_fresh_process(name, settings) for settings in (None, path))
+            all_, some = (_in_fresh_process(name, features) for features in (None, path))
             without = _in_fresh_process(name, None, with_examples=False)
             print(f"  {name:40}{all_:>8,.0f} events/s; a quarter {some:,.0f}, no examples {without:,.0f}")
 

@@ -2,19 +2,17 @@
 
 Real purchases (completejourney, of a package that the product depends on) are folded in one process, and the online
 model alone learns from the examples of the first 60 % of time. Of the sessions after that it orders all candidates that
-a server would have found as they began; simple rules stand beside it. Choices were made from no list here, so what the
-model met is what negatives the stream draws (ADR 0013).
+a server would have found as they began; a simple rule stands beside it. Choices were made from no list here, so what
+the model met is what negatives the stream draws (ADR 0013).
 """
 
 import argparse
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from models.evaluation import bootstrap_interval, ndcg_at_k
 from models.online import OnlineScorer, fold_examples
-from persona_stream.backfill import Replay, SessionQuestion
+from persona_stream.backfill import Replay, SessionQuestion, by_feature, next_session_ndcg
 from persona_stream.demo.dataset import Dataset
 from persona_stream.history.sorted_log import SortedLog
 from persona_stream.stream.garbage import let_state_stay
@@ -37,17 +35,23 @@ def main() -> None:
     events = parser.parse_args().events
     let_state_stay()
     questions, examples, cut_ms = _replayed(events)
-    asked = [one for one in questions if one.ts_ms >= cut_ms and one.labels().any()]
     state = LearnerState()
     fold_examples(state, [(at, one) for at, one in enumerate(examples) if one.ts_ms < cut_ms], FEATURES)
     online = OnlineScorer([state], FEATURES)
-    counts = FEATURES.names.index("pair_decayed_60d")
+    asked = [_of_candidates(one) for one in questions if one.ts_ms >= cut_ms and one.labels().any()]
     print(f"{events:,} purchases, {online.examples:,} rows learned from, {len(asked):,} sessions asked about: NDCG@10")
-    for name, scores in {
-        "the online model alone": [online.predict(one.features) for one in asked],
-        "what the user had most of late": [np.nan_to_num(one.features[:, counts]) for one in asked],
-    }.items():
-        print(f"  {name:32}{_ndcg(asked, scores)}")
+    ways = {
+        "the online model alone": online.predict,
+        "what the user had most of late": by_feature(FEATURES, ["pair_decayed_60d"]),
+    }
+    for name, score in ways.items():
+        assert score is not None
+        print(f"  {name:32}{next_session_ndcg(asked, score)}")
+
+
+def _of_candidates(asked: SessionQuestion) -> SessionQuestion:
+    """The question without what was chosen and not found: how candidates are ordered is judged here."""
+    return msgspec.structs.replace(asked, chosen=asked.chosen & set(asked.items))
 
 
 def _replayed(events: int) -> tuple[list[SessionQuestion], list[Example], int]:
@@ -65,12 +69,6 @@ def _replayed(events: int) -> tuple[list[SessionQuestion], list[Example], int]:
         questions = list(replay.run(log, lambda *_: None))
     questions.sort(key=lambda one: (one.ts_ms, one.user))
     return questions, examples, sorted(times_ms)[int(LEARNED_SHARE * len(times_ms))]
-
-
-def _ndcg(asked: list[SessionQuestion], scores: list[NDArray[np.float64]]) -> str:
-    labels = np.concatenate([one.labels() for one in asked])
-    sizes = np.array([len(one.items) for one in asked])
-    return str(bootstrap_interval(ndcg_at_k(labels, np.concatenate(scores), sizes), seed=1))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ ranker trains on just what it will be served.
 """
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -23,7 +21,7 @@ from persona_stream.history.sorted_log import SortedLog
 from persona_stream.in_process import InProcess
 from persona_stream.kafka.writer import BatchWriter, Record
 from persona_stream.past_sessions import MIN_ITEMS_KNOWN
-from persona_stream.stream.garbage import settle
+from persona_stream.stream.garbage import collecting_little, settle
 from persona_stream.stream.slices import LogRecord
 from persona_stream.versions import Versions, read_item_versions, read_profile_versions
 from persona_stream.vocabulary.config import Settings
@@ -164,21 +162,6 @@ class Replay:
         settle()
         if self._on_made is not None and made:
             self._on_made([decode_example(record.value or b"") for record in made])
-
-
-@contextmanager
-def collecting_little() -> Iterator[None]:
-    """For the time of a replay. All that is folded stays: visiting it again and again is a third of the time.
-
-    What a fold leaves in cycles is still collected.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 async def read_events(settings: Settings, topic: str, log: SortedLog, on_progress: OnProgress) -> None:

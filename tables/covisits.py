@@ -30,8 +30,8 @@ _TOGETHER = 64
 """So many later visits are looked at together: what is in the windows of all of them is held against a late one."""
 
 _MASK = (1 << 64) - 1
-_SPREAD = 0x9E3779B97F4A7C15
-"""Odd, from the golden ratio: times one millisecond apart choose differently."""
+SPREAD = 0x9E3779B97F4A7C15
+"""Odd, from the golden ratio: times it, numbers that follow each other (times, offsets) choose differently."""
 
 Told = tuple[int, str, list[str]]
 """(event time in ms, item, neighbours): more of the neighbours of a visit."""
@@ -107,4 +107,4 @@ def _ranked(items: Collection[str], ts_ms: int, first: int) -> list[str]:
 
 
 def _salt(ts_ms: int) -> int:
-    return ts_ms * _SPREAD & _MASK
+    return ts_ms * SPREAD & _MASK

@@ -13,7 +13,6 @@ from msgspec import Struct
 from persona_stream.backfill import (
     WRITE_EVERY,
     Replay,
-    collecting_little,
     read_events,
     share_of_sessions,
     write_examples,
@@ -29,6 +28,7 @@ from persona_stream.history.files import HistoryFile, Parsed
 from persona_stream.history.kinds import EVENTS, ITEMS, PROFILES
 from persona_stream.history.sorted_log import SortedLog
 from persona_stream.kafka.writer import BatchWriter
+from persona_stream.stream.garbage import collecting_little
 from persona_stream.versions import (
     Version,
     Versions,
