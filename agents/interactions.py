@@ -19,7 +19,7 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KIND_INDEX, Event, check_skew, grade_of, parse_event
 from persona_stream.vocabulary.messages import SHOWN, ItemEvent, Opened, Outcome, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.covisits import SPREAD, co_visited, neighbours, told_by
+from tables.covisits import SPREAD, co_visited, neighbours, packed, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
@@ -41,7 +41,6 @@ ROWS_SHOWN = 50
 RECENT_KEPT = 64
 _IMPRESSION = KIND_INDEX["impression"]
 NOT_COUNTED = -1
-_NOBODY: list[str] = []
 _NO_MARK = (0, 0)
 _DRAWS = 8
 """So often an item of others is looked for among the latest."""
@@ -173,7 +172,7 @@ class _Examples:
         request = Request(event.context or {}, event.slot or "", self._traits(event.user))
         touches, ts_ms = state.touches, made[0].ts_ms
         self._rows.add(event.user, state, items, ts_ms, positions=positions, request=request, touches=touches)
-        recent, group = co_visited(state), event.decision_id or event.id
+        recent, group = packed(co_visited(state)), event.decision_id or event.id
         for one in made:
             one.group, one.user, one.recent_items = group, event.user, recent
         self._events += made
@@ -230,7 +229,7 @@ class _SliceFold:
             self._examples.evaluate()
         # Behind the events: an event of a lower offset than its item knows would count for a redelivery.
         marks = [
-            ItemEvent(item, NOT_COUNTED, ts_ms, 0, self._partition, offset, "", 0, _NOBODY, 0)
+            ItemEvent(item, NOT_COUNTED, ts_ms, 0, self._partition, offset, "", 0, b"", 0)
             for item, (ts_ms, offset) in self._marks.items()
         ]
         return self._events + marks
@@ -290,7 +289,7 @@ class _SliceFold:
             return
         made = [chosen]
         if other is not None:
-            negative = ItemEvent(other, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, _NOBODY, 0)
+            negative = ItemEvent(other, NOT_COUNTED, ts_ms, 0, partition, offset, chosen.segment, 0, b"", 0)
             self._events.append(negative)
             made.append(negative)
         self._examples.add_choice(made, event, state, grade)

@@ -29,7 +29,7 @@ from persona_stream.vocabulary.topics import Topics
 from tables.counters import LONGS_BYTES, PANES_BYTES, stack_longs, stack_panes
 from tables.features.blocks import CounterBlock
 from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
-from tables.items import ItemState, apply_item_event, covisit_count
+from tables.items import ItemState, apply_item_event, covisit_counts
 
 
 class Items:
@@ -91,16 +91,16 @@ class _ItemRows:
         self._events: list[tuple[int, ItemEvent]] = []
         self._panes = bytearray()
         self._longs = bytearray()
-        self._covisits: list[int] = []
+        self._visits: list[bytes] = []
 
     def add(self, state: ItemState, event: ItemEvent, offset: int) -> None:
         self._events.append((offset, event))
         self._panes += state.panes
         self._longs += state.longs
-        self._covisits.append(covisit_count(state, event.recent_items))
+        self._visits.append(bytes(state.visits))
 
     def drop_last(self) -> None:
-        del self._events[-1], self._covisits[-1], self._panes[-PANES_BYTES:], self._longs[-LONGS_BYTES:]
+        del self._events[-1], self._visits[-1], self._panes[-PANES_BYTES:], self._longs[-LONGS_BYTES:]
 
     def emit(self, partition: int, out: Emissions, topics: Topics) -> None:
         """Rows whose outcome is known are examples; those of lists shown go to where it will be."""
@@ -108,7 +108,8 @@ class _ItemRows:
             return
         as_of_ms = np.array([event.ts_ms for _, event in self._events])
         panes, longs = stack_panes([self._panes]), stack_longs([self._longs])
-        counters = CounterBlock(panes, longs, as_of_ms, covisits=np.array(self._covisits))
+        covisits = covisit_counts(self._visits, [event.recent_items for _, event in self._events])
+        counters = CounterBlock(panes, longs, as_of_ms, covisits=covisits)
         item_side = row_bytes(self._plan.item(counters))
         shown: list[ShownRows] = []
         examples: list[Record] = []

@@ -31,7 +31,7 @@ from persona_stream.vocabulary.config import Settings
 from persona_stream.vocabulary.events import parse_event, parse_item
 from persona_stream.vocabulary.messages import ItemEvent
 from tables.attribution import Attribution
-from tables.covisits import co_visited
+from tables.covisits import co_visited, packed
 from tables.features.attributes import AttributeColumns
 from tables.features.blocks import Request, RowsBuilder
 from tables.features.plan import plan_of
@@ -122,7 +122,7 @@ def _features(columns: ItemColumns, attributes: AttributeColumns, state: UserSta
     request = Request({"timezone": "Europe/Berlin"}, "home", {})
     asked.add("u", state, items, NOW_MS, positions=np.arange(len(items)), request=request)
     rows = columns.rows(items)
-    counters = columns.counters(rows, columns.covisit_counts(rows, columns.rows(co_visited(state))), NOW_MS)
+    counters = columns.counters(rows, columns.covisit_counts(rows, co_visited(state)), NOW_MS)
     return np.hstack([PLAN.person(asked.rows()), PLAN.item(counters)])
 
 
@@ -146,7 +146,7 @@ def _items() -> ItemColumns:
     for number in range(ITEMS):
         state = ItemState()
         for offset in range(rng.randrange(1, 12)):
-            near = [f"i{rng.randrange(ITEMS)}" for _ in range(4)]
+            near = packed(f"i{rng.randrange(ITEMS)}" for _ in range(4))
             ts_ms, visitor = NOW_MS - rng.randrange(6 * DAY_MS), rng.getrandbits(40)
             made = ItemEvent(f"i{number}", rng.randrange(6), ts_ms, 0, 0, offset, "", visitor, near)
             apply_item_event(state, made)

@@ -14,8 +14,10 @@ Blocks are native-endian so that numpy reads thousands of them in place:
   of the different items of a user, or of the different users of an item (`tables/sketches.py`)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -140,14 +142,33 @@ def add(panes: bytearray, longs: bytearray, kind: int, ts_ms: int, value_milli: 
         sums[FIRST_TS] = ts_ms
 
 
-def check_blocks(panes: bytes | bytearray, longs: bytes | bytearray) -> None:
-    """Raise RecoveryError where blocks are not of this version: they would be read as something else."""
-    if len(panes) != PANES_BYTES or len(longs) != LONGS_BYTES:
-        raise RecoveryError(
-            f"a table's value has counters of {len(panes)} and {len(longs)} bytes, this version's have {PANES_BYTES} "
-            f"and {LONGS_BYTES}: another version wrote it.",
-            hint="Fold the log again with this one: `persona-stream rebuild`.",
-        )
+class HasCounters(Protocol):
+    """A state with counters."""
+
+    panes: bytearray
+    longs: bytearray
+
+
+S = TypeVar("S", bound=HasCounters)
+
+
+def decoded(decode: Callable[[bytes], S], raw: bytes) -> S:
+    """A state from its bytes. Raises RecoveryError for one of another version: it would be read as something else."""
+    try:
+        state = decode(raw)
+    except msgspec.ValidationError as error:
+        raise _of_another_version(str(error)) from error
+    if len(state.panes) != PANES_BYTES or len(state.longs) != LONGS_BYTES:
+        sizes = f"{len(state.panes)} and {len(state.longs)} bytes, this version's have {PANES_BYTES} and {LONGS_BYTES}"
+        raise _of_another_version(f"its counters have {sizes}")
+    return state
+
+
+def _of_another_version(how: str) -> RecoveryError:
+    return RecoveryError(
+        f"a table's value was not written by this version: {how}.",
+        hint="Fold the log again with this one: `persona-stream rebuild`.",
+    )
 
 
 def stack_panes(blocks: Sequence[bytes | bytearray]) -> Panes:

@@ -5,6 +5,8 @@ before and in the same millisecond (a basket), at most NEIGHBOURS_KEPT of them, 
 same however the visits arrived. So a visit may be told of in parts, again, and in any order: the union of what was
 told, sampled again, is the sample of all.
 
+Items are told of by a hash of their names: 8 bytes each, which are compared and copied by the column.
+
 A late visit is told to the visits behind it, but only where it may be in their samples: whoever has hundreds of visits
 in a quarter of an hour (a bot, a shared account) would otherwise have all of them told of each one that comes late.
 
@@ -12,8 +14,9 @@ Visits of the user's latest millisecond are not told of each other before time h
 basket may come, and each one that comes would be news to all of it.
 """
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -33,7 +36,7 @@ _MASK = (1 << 64) - 1
 SPREAD = 0x9E3779B97F4A7C15
 """Odd, from the golden ratio: times it, numbers that follow each other (times, offsets) choose differently."""
 
-Told = tuple[int, str, list[str]]
+Told = tuple[int, str, bytes]
 """(event time in ms, item, neighbours): more of the neighbours of a visit."""
 
 
@@ -42,18 +45,23 @@ def co_visited(state: UserState) -> list[str]:
     return recent_items(state, RECENT_ITEMS)
 
 
-def sample(items: Collection[str], ts_ms: int) -> list[str]:
-    """The neighbours to keep of a visit at `ts_ms`, of distinct items; sorted."""
-    return sorted(items if len(items) <= NEIGHBOURS_KEPT else _ranked(items, ts_ms, NEIGHBOURS_KEPT))
+def packed(names: Iterable[str]) -> bytes:
+    """The hashes of some names as they are told and kept: uint64, one after another."""
+    return _packed([NAME_HASHES[name] for name in names])
 
 
-def neighbours(visits: list[Visit], item: str, ts_ms: int) -> list[str]:
+def sample(hashes: Iterable[int], ts_ms: int) -> bytes:
+    """The neighbours to keep of a visit at `ts_ms`, of distinct hashes of items; packed."""
+    return _packed(_ranked(hashes, ts_ms, NEIGHBOURS_KEPT))
+
+
+def neighbours(visits: list[Visit], item: str, ts_ms: int) -> bytes:
     """What can be told of a new visit, given those before it (oldest first)."""
     newest_ms, end = visits[-1][0], len(visits)
     if ts_ms <= newest_ms:
         end = bisect_left(visits, (ts_ms + (ts_ms < newest_ms),))
-    near = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,), 0, end) : end]}
-    near.discard(item)
+    near = {NAME_HASHES[visit[1]] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,), 0, end) : end]}
+    near.discard(NAME_HASHES[item])
     return sample(near, ts_ms)
 
 
@@ -65,7 +73,8 @@ def told_by(visits: list[Visit], item: str, ts_ms: int) -> Sequence[Told]:
         behind = visits[first:end]
         if len(behind) > NEIGHBOURS_KEPT:
             behind = list(_that_may_sample(item, behind, visits))
-        return [(at_ms, other, [item]) for at_ms, other, _ in behind if other != item]
+        near = packed([item])
+        return [(at_ms, other, near) for at_ms, other, _ in behind if other != item]
     if ts_ms > newest_ms and len(visits) > 1 and visits[-2][0] == newest_ms:
         return list(_basket(visits, newest_ms))
     return ()
@@ -79,7 +88,7 @@ def _that_may_sample(item: str, behind: list[Visit], visits: list[Visit]) -> Ite
         first, end = bisect_left(visits, (some[-1][0] - WINDOW_MS,)), bisect_left(visits, (some[0][0],))
         others = {visit[1] for visit in visits[first:end]}
         others.discard(item)
-        hashes = np.array([NAME_HASHES[other] for other in others], dtype=np.uint64)
+        hashes = np.frombuffer(packed(others), dtype=np.uint64)
         salts = np.array([_salt(at_ms) for at_ms, _, _ in some], dtype=np.uint64)[:, None]
         rank = np.uint64(NAME_HASHES[item]) ^ salts
         # One more than is kept: a visit's own item does not count.
@@ -90,20 +99,24 @@ def _that_may_sample(item: str, behind: list[Visit], visits: list[Visit]) -> Ite
 def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
     start = bisect_left(visits, (ts_ms,))
     basket = dict.fromkeys(visit[1] for visit in visits[start:])
-    around = {visit[1] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
+    around = {NAME_HASHES[visit[1]] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
     # One more than is kept: an item is no neighbour of its own.
     chosen = _ranked(around, ts_ms, NEIGHBOURS_KEPT + 1)
-    usual = sorted(chosen[:NEIGHBOURS_KEPT])
+    usual = _packed(chosen[:NEIGHBOURS_KEPT])
     for item in basket:
-        near = sorted([name for name in chosen if name != item]) if item in chosen else usual
+        digest = NAME_HASHES[item]
+        near = _packed([other for other in chosen if other != digest]) if digest in chosen else usual
         if near:
             yield ts_ms, item, near
 
 
-def _ranked(items: Collection[str], ts_ms: int, first: int) -> list[str]:
+def _ranked(hashes: Iterable[int], ts_ms: int, first: int) -> list[int]:
     salt = _salt(ts_ms)
-    by_rank = {NAME_HASHES[item] ^ salt: item for item in items}
-    return [by_rank[rank] for rank in sorted(by_rank)[:first]]
+    return [rank ^ salt for rank in sorted([digest ^ salt for digest in hashes])[:first]]
+
+
+def _packed(hashes: Iterable[int]) -> bytes:
+    return array("Q", hashes).tobytes()
 
 
 def _salt(ts_ms: int) -> int:

@@ -4,53 +4,54 @@ Events of one item come from many users and so from many source partitions; each
 state remembers the highest offset applied of each.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cached_property
-from itertools import chain, repeat
+from collections.abc import Sequence
+from functools import partial
+from struct import Struct as Packing
 
 import msgspec
+import numpy as np
 from msgspec import Struct, field
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
-from tables.covisits import NEIGHBOURS_KEPT, sample
+from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, Times, add, decoded
+from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, sample
 from tables.sketches import note
 
 VISITS_KEPT = 16
 """The latest visits kept an item with their neighbours: co-visits are counted among them, so they follow what users do
 now."""
 COVISITS_KEPT = VISITS_KEPT * NEIGHBOURS_KEPT
+_PLACE = Packing("=qq")
+_HEAD, _VISIT = 2, 2 + NEIGHBOURS_KEPT
+_HEAD_BYTES, _VISIT_BYTES = 8 * _HEAD, 8 * _VISIT
+_VISITS_BYTES = VISITS_KEPT * _VISIT_BYTES
+_RECENT_BYTES = 8 * RECENT_ITEMS
+_NONE = {0}
 SEGMENT_DAYS = 7
 SEGMENTS_KEPT = 16
 """An item that more segments touch keeps those of the smallest hashes: the same ones in any order of arrival."""
 _DAY_MS = 86_400_000
-_TIMES = "covisit_times"
-_NOBODY: list[str] = []
 _IMPRESSION = KIND_INDEX["impression"]
 
+Hashes = NDArray[np.uint64]
 
-class ItemState(Struct, array_like=True, dict=True):
-    """All that is held of one item. What is derived (`covisit_times`) is no part of it at rest."""
+
+class ItemState(Struct, array_like=True):
+    """All that is held of one item."""
 
     applied: dict[int, int] = {}
     """Source partition -> highest source offset that was applied."""
     longs: bytearray = field(default_factory=lambda: bytearray(LONGS_BYTES))
     panes: bytearray = field(default_factory=lambda: bytearray(PANES_BYTES))
-    visits: list[tuple[int, int, list[str]]] = []
-    """(event time in ms, hash of the user, neighbours), oldest first: the latest VISITS_KEPT that have neighbours."""
+    visits: bytearray = field(default_factory=bytearray)
+    """The latest VISITS_KEPT that have neighbours, oldest first. Each is event time in ms and hash of the user (int64),
+    and NEIGHBOURS_KEPT hashes of items (uint64), zeros where there are fewer."""
     segments: dict[str, list[int]] = {}
     """Segment -> ring of SEGMENT_DAYS pairs (day index, events of that day)."""
-
-    @cached_property
-    def covisit_times(self) -> dict[str, int]:
-        """How often each item is among the latest co-visits. Kept beside a state while it is in memory, once asked."""
-        # A dict proper: adding to a Counter calls Python for each item that is new to it.
-        return dict(Counter(covisit_items(self)))
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -68,13 +69,7 @@ def _canonical(state: ItemState) -> bytes:
 _decode = msgspec.msgpack.Decoder(ItemState).decode
 
 
-def _checked(raw: bytes) -> ItemState:
-    state = _decode(raw)
-    check_blocks(state.panes, state.longs)
-    return state
-
-
-codec = Codec(new=ItemState, encode=_canonical, decode=_checked)
+codec = Codec(new=ItemState, encode=_canonical, decode=partial(decoded, _decode))
 
 
 def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
@@ -97,18 +92,30 @@ def apply_item_event(state: ItemState, event: ItemEvent) -> bool:
     return True
 
 
-def covisit_items(state: ItemState) -> list[str]:
-    """The items of the latest co-visits, at most COVISITS_KEPT, oldest visit first."""
-    return list(chain.from_iterable([neighbours for _, _, neighbours in state.visits]))
+def covisits_of(visits: bytes | bytearray) -> Hashes:
+    """The neighbours of one item's visits, or of several items', uint64 `[visits, NEIGHBOURS_KEPT]`: 0 is none."""
+    return np.frombuffer(visits, dtype=np.uint64).reshape(-1, _VISIT)[:, _HEAD:]
 
 
-def covisit_count(state: ItemState, recent: Iterable[str]) -> int:
-    """How many of an item's latest co-visits were with one of a user's recent items.
+def covisit_counts(visits: Sequence[bytes], recent: Sequence[bytes]) -> Times:
+    """How many of each item's latest co-visits were with one of a user's few recent items, by hashes: int64 `[n]`.
 
-    >>> covisit_count(ItemState(visits=[(0, 1, ["a", "b"]), (9, 2, ["a"])]), ["a", "c"])
-    2
+    >>> from tables.covisits import packed
+    >>> state = ItemState()
+    >>> for ts_ms, near in [(0, ["a", "b"]), (9, ["a"])]:
+    ...     _ = apply_item_event(state, ItemEvent("x", 0, ts_ms, 0, 0, ts_ms, "", neighbours=packed(near)))
+    >>> covisit_counts([bytes(state.visits)], [packed(["a", "c"])]).tolist()
+    [2]
     """
-    return sum(map(state.covisit_times.get, recent, repeat(0)))
+    row = np.repeat(np.arange(len(visits)), [len(held) // _VISIT_BYTES for held in visits])
+    wanted = np.frombuffer(b"".join([of_user.ljust(_RECENT_BYTES, b"\0") for of_user in recent]), dtype=np.uint64)
+    near = covisits_of(b"".join(visits))
+    found = np.zeros(near.shape, dtype=np.bool_)
+    for nth in wanted.reshape(-1, RECENT_ITEMS).T:
+        found |= near == nth[row, None]
+    found &= near != 0
+    counts: Times = np.bincount(row, weights=found.sum(axis=1), minlength=len(visits)).astype(np.int64)
+    return counts
 
 
 def segment_count(ring: list[int], as_of_ms: int) -> int:
@@ -118,32 +125,21 @@ def segment_count(ring: list[int], as_of_ms: int) -> int:
 
 
 def _add_neighbours(state: ItemState, event: ItemEvent) -> None:
-    visits, near = state.visits, event.neighbours
-    times: dict[str, int] | None = state.__dict__.get(_TIMES)
-    at = bisect_left(visits, (event.ts_ms, event.visitor))
-    if at < len(visits) and visits[at][:2] == (event.ts_ms, event.visitor):
-        before = visits[at][2]
-        near = sample({*before, *near}, event.ts_ms)
-        visits[at] = (event.ts_ms, event.visitor, near)
-    elif at or len(visits) < VISITS_KEPT:
-        visits.insert(at, (event.ts_ms, event.visitor, near))
-        before = visits.pop(0)[2] if len(visits) > VISITS_KEPT else _NOBODY
-    else:
+    visits, near, place = state.visits, event.neighbours, (event.ts_ms, event.visitor)
+    at = len(visits)
+    # From the end: nearly all come in order.
+    while at and _PLACE.unpack_from(visits, at - _VISIT_BYTES) >= place:
+        at -= _VISIT_BYTES
+    behind = at
+    if at < len(visits) and _PLACE.unpack_from(visits, at) == place:
+        behind = at + _VISIT_BYTES
+        known = {*memoryview(visits)[at + _HEAD_BYTES : behind].cast("Q"), *memoryview(near).cast("Q")}
+        near = sample(known - _NONE, event.ts_ms)
+    elif not at and len(visits) == _VISITS_BYTES:
         return
-    if times is not None:
-        _replace(times, before, near)
-
-
-def _replace(times: dict[str, int], before: Sequence[str], after: Sequence[str]) -> None:
-    for item in after:
-        times[item] = times.get(item, 0) + 1
-    for item in before:
-        left = times[item] - 1
-        if left:
-            times[item] = left
-        else:
-            # Else it would grow with every item that was ever near.
-            del times[item]
+    visits[at:behind] = _PLACE.pack(*place) + near.ljust(_VISIT_BYTES - _HEAD_BYTES, b"\0")
+    if len(visits) > _VISITS_BYTES:
+        del visits[:_VISIT_BYTES]
 
 
 def _count_segment(segments: dict[str, list[int]], segment: str, day: int) -> None:

@@ -11,7 +11,7 @@ lateness) does not count against a bound.
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
 from tables.attribution import Attribution
-from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, check_blocks
+from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, decoded
 from tables.sketches import NAME_HASHES, note
 
 SEEN_KEPT = 64
@@ -167,13 +167,7 @@ def _touches(visits: list[Visit]) -> dict[str, list[int]]:
 _decode = msgspec.msgpack.Decoder(UserState).decode
 
 
-def _checked(raw: bytes) -> UserState:
-    state = _decode(raw)
-    check_blocks(state.panes, state.longs)
-    return state
-
-
-codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=_checked)
+codec = Codec(new=UserState, encode=msgspec.msgpack.Encoder().encode, decode=partial(decoded, _decode))
 
 
 def admit(state: UserState, event: Event, ts_ms: int, offset: int, rules: Rules) -> str:

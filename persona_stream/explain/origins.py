@@ -15,7 +15,7 @@ def origins(past: Past) -> dict[str, str]:
     columns = past.replica.items
     goes_with: dict[str, str] = {}
     for recent in co_visited(past.user):
-        rows, _ = columns.neighbours(int(columns.rows([recent])[0]))
+        rows, _ = columns.neighbours(recent)
         for row in rows.tolist():
             goes_with.setdefault(columns.ids[row], f"goes with {recent}")
     found = candidates_for(past.user, columns, np.full(0, BLANK, dtype=np.int64))

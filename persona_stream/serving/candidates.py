@@ -80,7 +80,7 @@ def candidates_for(state: UserState, columns: ItemColumns, trending: Rows) -> li
     """Items to rank for a user, without repeats: their own, neighbours of their latest, trending ones."""
     found = dict.fromkeys(recent_items(state, OWN_ITEMS))
     for item in co_visited(state):
-        rows, counts = columns.neighbours(int(columns.rows([item])[0]))
+        rows, counts = columns.neighbours(item)
         found |= dict.fromkeys(_names(columns, rows[np.argsort(-counts, kind="stable")]))
     found |= dict.fromkeys(_names(columns, trending))
     return list(found)[:MAX_CANDIDATES]

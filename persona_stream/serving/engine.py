@@ -152,7 +152,7 @@ class Engine:
     def similar(self, item: str, *, k: int) -> ItemList:
         """Items that users were with next to this one of late, rarer ones first among equals."""
         columns, as_of_ms = self.replica.items, self.replica.now_ms()
-        rows, counts = columns.neighbours(int(columns.rows([item])[0]))
+        rows, counts = columns.neighbours(item)
         scores = counts / np.sqrt(np.maximum(columns.totals(rows), 1))
         return self._item_list(columns, rows, scores.tolist(), k, as_of_ms)
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Times, Window, window_counts
 from tables.features.blocks import CounterBlock
-from tables.items import COVISITS_KEPT, SEGMENT_DAYS, ItemState, covisit_items
+from tables.items import COVISITS_KEPT, SEGMENT_DAYS, Hashes, ItemState, covisits_of
+from tables.sketches import NAME_HASHES
 
 _FIRST_ROWS = 1024
 _DAY_MS = 86_400_000
@@ -26,14 +27,15 @@ class ServedItem(Struct, array_like=True):
 
     longs: bytes
     panes: bytes
-    covisit_items: list[str]
+    covisits: bytes
+    """The hashes of the items of its latest co-visits, 0 where a visit has fewer: uint64."""
     segments: dict[str, list[int]]
 
 
 def served_item(state: ItemState) -> ServedItem:
     """What the columns keep of a state."""
     segments = {name: ring for name, ring in state.segments.items() if any(ring)}
-    return ServedItem(bytes(state.longs), bytes(state.panes), covisit_items(state), segments)
+    return ServedItem(bytes(state.longs), bytes(state.panes), _covisits(state), segments)
 
 
 class ItemColumns:
@@ -41,14 +43,14 @@ class ItemColumns:
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
+        self._row_of_hash: dict[int, int] = {}
         self.ids: list[str] = [""]
         self._count = 0
         self._known: NDArray[np.bool_] = np.zeros(_FIRST_ROWS, dtype=np.bool_)
         self._panes: NDArray[np.int32] = np.zeros((_FIRST_ROWS, PANES, PANE_WIDTH), dtype=np.int32)
         self._longs: NDArray[np.int64] = np.zeros((_FIRST_ROWS, LONGS), dtype=np.int64)
-        self._covisits: NDArray[np.int32] = np.zeros((_FIRST_ROWS, COVISITS_KEPT), dtype=np.int32)
+        self._covisits: Hashes = np.zeros((_FIRST_ROWS, COVISITS_KEPT), dtype=np.uint64)
         self._segments: dict[str, NDArray[np.int32]] = {}
-        self._named: NDArray[np.uint8] = np.zeros(_FIRST_ROWS, dtype=np.uint8)
 
     def __len__(self) -> int:
         return self._count
@@ -59,31 +61,25 @@ class ItemColumns:
     def put(self, item: str, state: ItemState) -> None:
         """Replace what is held of an item."""
         row = self._row_for(item)
-        # Look-ups are most of the work here, and few names are new.
-        names = covisit_items(state)
-        neighbours = [row for row in map(self._rows.get, names) if row is not None]
-        if len(neighbours) < len(names):
-            neighbours = [self._row_for(name) for name in names]
         self._count += not self._known[row]
         self._known[row] = True
         self._panes[row] = np.frombuffer(state.panes, dtype=np.int32).reshape(PANES, PANE_WIDTH)
         self._longs[row] = np.frombuffer(state.longs, dtype=np.int64)
-        self._covisits[row, : len(neighbours)] = neighbours
-        self._covisits[row, len(neighbours) :] = BLANK
+        self._covisits[row] = np.frombuffer(_covisits(state), dtype=np.uint64)
         for segment in self._segments.keys() - state.segments.keys():
             self._segments[segment][row] = 0
         for segment, ring in state.segments.items():
             self._segment(segment)[row] = np.array(ring, dtype=np.int32).reshape(SEGMENT_DAYS, 2)
 
     def delete(self, item: str) -> None:
-        """Forget an item; its row stays, blank, since others may name it as their neighbour."""
+        """Forget an item; its row stays, blank."""
         row = self._rows.get(item)
         if row is not None:
             self._count -= bool(self._known[row])
             self._known[row] = False
             self._panes[row] = 0
             self._longs[row] = 0
-            self._covisits[row] = BLANK
+            self._covisits[row] = 0
             for rings in self._segments.values():
                 rings[row] = 0
 
@@ -96,11 +92,10 @@ class ItemColumns:
         row = self._rows.get(item, BLANK)
         if not self._known[row]:
             return None
-        covisits = self._covisits[row]
         return ServedItem(
             longs=self._longs[row].tobytes(),
             panes=self._panes[row].tobytes(),
-            covisit_items=[self.ids[neighbour] for neighbour in covisits[covisits != BLANK].tolist()],
+            covisits=self._covisits[row].tobytes(),
             segments={name: rings[row].ravel().tolist() for name, rings in self._segments.items() if rings[row].any()},
         )
 
@@ -112,20 +107,23 @@ class ItemColumns:
         """What is counted of rows; `covisits` are theirs with the latest items of the user who asks."""
         return CounterBlock(self._panes[rows], self._longs[rows], np.array([as_of_ms]), covisits=covisits)
 
-    def covisit_counts(self, rows: Rows, recent: Rows) -> Times:
-        """How many of each row's latest co-visits were with one of the recent items, int64 `[n]`."""
-        # A look-up by row is several times quicker than comparing every co-visit with every recent item.
-        self._named[recent] = 1
-        self._named[BLANK] = 0
-        counts: Times = self._named[self._covisits[rows]].sum(axis=1, dtype=np.int64)
-        self._named[recent] = 0
+    def covisit_counts(self, rows: Rows, recent: Sequence[str]) -> Times:
+        """How many of each row's latest co-visits were with one of a few recent items, int64 `[n]`."""
+        near = self._covisits[rows]
+        found = np.zeros(near.shape, dtype=np.bool_)
+        for item in recent:
+            found |= near == np.uint64(NAME_HASHES[item])
+        counts: Times = np.count_nonzero(found, axis=1).astype(np.int64)
         return counts
 
-    def neighbours(self, row: int) -> tuple[Rows, Times]:
-        """Rows co-visited with an item, and how often among its latest co-visits."""
-        held = self._covisits[row]
-        found, counts = np.unique(held[held != BLANK], return_counts=True)
-        return found.astype(np.int64), counts.astype(np.int64)
+    def neighbours(self, item: str) -> tuple[Rows, Times]:
+        """Rows of known items co-visited with one, and how often among its latest co-visits."""
+        hashes, counts = np.unique(self._covisits[self._rows.get(item, BLANK)], return_counts=True)
+        rows = np.fromiter(
+            map(self._row_of_hash.get, hashes.tolist(), repeat(BLANK)), dtype=np.int64, count=len(hashes)
+        )
+        known = self._known[rows]
+        return rows[known], counts[known].astype(np.int64)
 
     def all_rows(self) -> Rows:
         """Every row in use."""
@@ -174,6 +172,7 @@ class ItemColumns:
         row = self._rows.get(item)
         if row is None:
             row = self._rows[item] = len(self.ids)
+            self._row_of_hash[NAME_HASHES[item]] = row
             self.ids.append(item)
             if row >= len(self._known):
                 self._grow()
@@ -184,8 +183,11 @@ class ItemColumns:
         self._panes = _doubled(self._panes)
         self._longs = _doubled(self._longs)
         self._covisits = _doubled(self._covisits)
-        self._named = _doubled(self._named)
         self._segments = {name: _doubled(rings) for name, rings in self._segments.items()}
+
+
+def _covisits(state: ItemState) -> bytes:
+    return covisits_of(state.visits).tobytes().ljust(8 * COVISITS_KEPT, b"\0")
 
 
 def _doubled(array: NDArray[T]) -> NDArray[T]:

@@ -56,7 +56,7 @@ def gather(replica: Replica, questions: Sequence[Question], gap_ms: int) -> Gath
     columns, covisits = replica.items, []
     for one in questions:
         one.rows = columns.rows(one.items)
-        covisits.append(columns.covisit_counts(one.rows, columns.rows(co_visited(one.state or UserState()))))
+        covisits.append(columns.covisit_counts(one.rows, co_visited(one.state or UserState())))
     rows = np.concatenate([one.rows for one in questions])
     counters = columns.counters(rows, np.concatenate(covisits), questions[0].as_of_ms)
     return Gathered(gather_inputs(replica, questions, gap_ms), counters)

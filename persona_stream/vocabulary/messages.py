@@ -29,8 +29,9 @@ class ItemEvent(Struct, array_like=True, gc=False):
     segment: str
     visitor: int = 0
     """Hash of the user, 0 where it was only shown: with the event's time, the visit that `neighbours` are told of."""
-    neighbours: list[str] = []
-    """Items that the user was with at about that time: as many as can be told by now, or more (`tables.covisits`)."""
+    neighbours: bytes = b""
+    """Items that the user was with at about that time, by their hashes: as many as can be told by now, or more
+    (`tables.covisits`)."""
     label: int = NO_EXAMPLE
     """The grade of an outcome, 0: a negative; or NO_EXAMPLE, or SHOWN."""
     group: str = ""
@@ -38,8 +39,8 @@ class ItemEvent(Struct, array_like=True, gc=False):
     user: str = ""
     user_features: bytes = b""
     """float32 vector of the user and user x item features as of just before the event; empty: not an example."""
-    recent_items: list[str] = []
-    """Of an example: the user's latest items just before, newest first."""
+    recent_items: bytes = b""
+    """Of an example: the user's latest items just before, by their hashes, newest first."""
 
 
 class Example(Struct, array_like=True, gc=False):

@@ -42,6 +42,7 @@ from persona_stream.vocabulary.messages import (
     decode_shown,
 )
 from tables import items as items_table
+from tables.covisits import packed
 from tables.features.plan import plan_of
 from tables.users import codec
 
@@ -177,7 +178,7 @@ def test_each_item_of_an_event_gets_it_once_with_its_origin() -> None:
     ]
     assert [found.value_milli for found in made] == [0, 0, 12345, 0]
     assert made[-1].segment == "s1"
-    assert [found.neighbours for found in made] == [[], [], [], ["i2"]]
+    assert [found.neighbours for found in made] == [b"", b"", b"", packed(["i2"])]
     keys = [record.key.decode() for record in _run(log).emitted[ITEM_EVENTS]]
     assert keys == [found.item for found in _item_events(_run(log))]
 

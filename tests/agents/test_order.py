@@ -140,15 +140,16 @@ def test_neighbours_of_a_visit_are_what_the_user_was_with_in_the_window_before(
 ) -> None:
     events = made_by(size, seed)
     expected = _neighbours_by_hand(events)
-    told: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+    told: dict[tuple[str, int, int], set[int]] = defaultdict(set)
     one = Settings(namespace="t", partitions=1)
     parts = slices(log_of(_late_by_chance(events, random_)), (5, 11, 30))
     done = run(Interactions(one, with_examples=False), users_table.codec, parts)
     for record in done.emitted.get("t.internal.item-events", []):
         made: ItemEvent = decode_item_event(record.value or b"")
-        assert len(made.neighbours) <= NEIGHBOURS_KEPT
-        if made.neighbours:
-            told[made.item, made.ts_ms, made.visitor] |= set(made.neighbours)
+        near = memoryview(made.neighbours).cast("Q").tolist()
+        assert len(near) <= NEIGHBOURS_KEPT
+        if near:
+            told[made.item, made.ts_ms, made.visitor] |= set(near)
     assert {key: sample(near, key[1]) for key, near in told.items()} == expected
 
 
@@ -166,7 +167,7 @@ def test_what_comes_late_is_told_to_few_however_busy_the_user_is() -> None:
     assert 0 < told < 50 * 20
 
 
-def _neighbours_by_hand(events: Events) -> dict[tuple[str, int, int], list[str]]:
+def _neighbours_by_hand(events: Events) -> dict[tuple[str, int, int], bytes]:
     visits: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for made in events:
         if made["type"] != "impression" and "item" in made:
@@ -177,7 +178,11 @@ def _neighbours_by_hand(events: Events) -> dict[tuple[str, int, int], list[str]]
         for ts_ms, item in theirs:
             # The newest basket may still grow: its items are not told of each other yet.
             until_ms = ts_ms if ts_ms < newest_ms else ts_ms - 1
-            near = {other for at_ms, other in theirs if ts_ms - WINDOW_MS <= at_ms <= until_ms and other != item}
+            near = {
+                xxh3_64_intdigest(other.encode())
+                for at_ms, other in theirs
+                if ts_ms - WINDOW_MS <= at_ms <= until_ms and other != item
+            }
             if near:
                 found[item, ts_ms, xxh3_64_intdigest(user.encode()) & HASH_MASK] = sample(near, ts_ms)
     return found

@@ -1,6 +1,6 @@
 """Window counters against a plain list of events."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persona_stream.stream.partition import Codec
 from persona_stream.vocabulary.errors import RecoveryError
 from persona_stream.vocabulary.events import KINDS
 from tables import items, users
@@ -79,11 +80,18 @@ def test_a_window_sums_the_values_in_it(events: list[Counted], later_ms: int) ->
         assert (sums.tolist(), counts.tolist()) == ([sum(values)], [len(values)]), window.name
 
 
-def test_counters_of_another_version_are_refused() -> None:
-    raw = msgspec.msgpack.encode([5, bytes(80), bytes(756)])
-    for codec in (users.codec, items.codec):
-        with pytest.raises(RecoveryError, match="another version wrote it"):
-            codec.decode(raw if codec is users.codec else msgspec.msgpack.encode([{}, bytes(80), bytes(756)]))
+@pytest.mark.parametrize(
+    ("codec", "held"),
+    [
+        (users.codec, [5, bytes(80), bytes(756)]),
+        (items.codec, [{}, bytes(80), bytes(756)]),
+        (items.codec, [{}, bytes(LONGS_BYTES), bytes(PANES_BYTES), [[T0_MS, 7, ["i2"]]]]),
+    ],
+)
+def test_a_state_of_another_version_is_refused(codec: Codec[Any], held: list[object]) -> None:
+    with pytest.raises(RecoveryError, match="not written by this version") as refused:
+        codec.decode(msgspec.msgpack.encode(held))
+    assert "rebuild" in refused.value.hint
 
 
 @given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))

@@ -15,12 +15,12 @@ from persona_stream.vocabulary.events import KIND_INDEX, Event
 from persona_stream.vocabulary.messages import ItemEvent
 from tables.attribution import Attribution
 from tables.counters import stack_longs, stack_panes
-from tables.covisits import co_visited
+from tables.covisits import co_visited, packed
 from tables.features.attributes import AttributeColumns
 from tables.features.blocks import CounterBlock, Rows, RowsBuilder
 from tables.features.kind import NEVER_HOURS
 from tables.features.plan import plan_of
-from tables.items import ItemState, apply_item_event, covisit_count
+from tables.items import ItemState, apply_item_event, covisit_counts
 from tables.users import Rules, UserState, apply_event, counted
 
 GAP_MS = 30 * MINUTE_MS
@@ -155,7 +155,7 @@ def test_what_is_known_of_the_item() -> None:
         ("purchase", NOON_MS + 18 * MINUTE_MS, 8000, ["i4"]),
     ]
     for offset, (kind, ts_ms, value_milli, near) in enumerate(happened):
-        apply_item_event(state, ItemEvent("i1", KIND_INDEX[kind], ts_ms, value_milli, 0, offset, "", 7, near))
+        apply_item_event(state, ItemEvent("i1", KIND_INDEX[kind], ts_ms, value_milli, 0, offset, "", 7, packed(near)))
     columns = PLAN.item(_counted([state], AS_OF_MS, ["i2", "i9"]))
     expected = {
         "item_events_5m": math.log1p(1),
@@ -187,7 +187,7 @@ def _counted(states: list[ItemState], as_of_ms: int, recent: list[str]) -> Count
         stack_panes([state.panes for state in states]),
         stack_longs([state.longs for state in states]),
         np.full(len(states), as_of_ms),
-        covisits=np.array([covisit_count(state, recent) for state in states]),
+        covisits=covisit_counts([bytes(state.visits) for state in states], [packed(recent)] * len(states)),
     )
 
 
@@ -229,7 +229,7 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
     for offset, fields in enumerate(events):
         made = Event(**fields)
         for item in fields.get("items", [fields.get("item", "i0")]):
-            kind, near = KIND_INDEX.get(made.type, 5), sorted(co_visited(user))
+            kind, near = KIND_INDEX.get(made.type, 5), packed(co_visited(user))
             moved = ItemEvent(item, kind, fields["ts"], 500, offset, 0, f"s{offset % 3}", 7, near)
             apply_item_event(states.setdefault(item, ItemState()), moved)
         apply_event(user, made, counted(made, fields["ts"], RULES), RULES)
@@ -240,7 +240,7 @@ def test_the_item_side_is_the_same_on_the_stream_and_in_serving(seed: int, count
         served.put(item, state)
     recent, items = co_visited(user), list(states)
     rows = served.rows(items)
-    columns = PLAN.item(served.counters(rows, served.covisit_counts(rows, served.rows(recent)), as_of_ms))
+    columns = PLAN.item(served.counters(rows, served.covisit_counts(rows, recent), as_of_ms))
 
     held = list(states.values())
     stream = PLAN.item(_counted(held, as_of_ms, recent))

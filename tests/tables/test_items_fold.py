@@ -1,6 +1,7 @@
 """The items fold: co-visits and segments in any order, and once from each source partition."""
 
 import random
+import struct
 from collections import Counter
 
 from hypothesis import given
@@ -9,7 +10,7 @@ from support.logs import DAY_MS, T0_MS
 
 from persona_stream.vocabulary.events import KIND_INDEX
 from persona_stream.vocabulary.messages import ItemEvent
-from tables.covisits import NEIGHBOURS_KEPT, sample
+from tables.covisits import NEIGHBOURS_KEPT, RECENT_ITEMS, packed, sample
 from tables.items import (
     SEGMENT_DAYS,
     SEGMENTS_KEPT,
@@ -17,10 +18,11 @@ from tables.items import (
     ItemState,
     apply_item_event,
     codec,
-    covisit_count,
-    covisit_items,
+    covisit_counts,
+    covisits_of,
     segment_count,
 )
+from tables.sketches import NAME_HASHES
 
 VIEW, IMPRESSION = KIND_INDEX["view"], KIND_INDEX["impression"]
 USER = 7
@@ -38,8 +40,12 @@ def _seen(
         source_offset=offset,
         segment=segment,
         visitor=USER,
-        neighbours=sample(set(near or ()), ts_ms),
+        neighbours=_sample(set(near or ()), ts_ms),
     )
+
+
+def _sample(names: set[str], ts_ms: int) -> bytes:
+    return sample([NAME_HASHES[name] for name in names], ts_ms)
 
 
 def _fold(events: list[ItemEvent], state: ItemState | None = None) -> ItemState:
@@ -78,10 +84,13 @@ def test_neighbours_told_in_parts_or_again_are_a_sample_of_all_of_them(
         parts.append(_seen(T0_MS + day, offset=0, near=near, kind=-1))
     told = parts + random_.sample(parts, len(parts) // 2)
     random_.shuffle(told)
-    expected = [(ts_ms, USER, sample(names, ts_ms)) for ts_ms, names in sorted(of_visit.items()) if names]
+    expected = [
+        struct.pack("=qq", ts_ms, USER) + _sample(names, ts_ms).ljust(8 * NEIGHBOURS_KEPT, b"\0")
+        for ts_ms, names in sorted(of_visit.items())
+        if names
+    ]
     state = _fold(told)
-    assert state.visits == expected[-VISITS_KEPT:]
-    assert all(len(near) <= NEIGHBOURS_KEPT for _, _, near in state.visits)
+    assert state.visits == b"".join(expected[-VISITS_KEPT:])
     assert not state.applied, "a part is no event: nothing is counted"
 
 
@@ -107,30 +116,36 @@ def test_each_source_partition_counts_once() -> None:
 
 def test_showing_an_item_is_no_interest_of_a_segment() -> None:
     state = _fold([_seen(T0_MS, offset=0, segment="x", kind=IMPRESSION)])
-    assert (state.visits, state.segments) == ([], {})
+    assert (state.visits, state.segments) == (b"", {})
+
+
+def _counted(state: ItemState, recent: list[str]) -> int:
+    return int(covisit_counts([bytes(state.visits)], [packed(recent)])[0])
 
 
 def test_covisits_are_counted_over_the_latest_visits() -> None:
     state = _fold([_seen(T0_MS + n, offset=n, near=["a", "c"] if n % 2 else ["a"]) for n in range(4)])
-    assert [covisit_count(state, recent) for recent in (["a", "b"], ["c", "a"])] == [4, 6]
+    assert [_counted(state, recent) for recent in (["a", "b"], ["c", "a"], [])] == [4, 6, 0]
 
 
-@given(PICKS, st.randoms(use_true_random=False), st.lists(st.sampled_from("abcdefghij"), max_size=5, unique=True))
-def test_covisits_counted_as_the_state_changes_are_those_of_the_state(
-    picks: list[tuple[int, list[str], str]], random_: random.Random, recent: list[str]
+RECENT = st.lists(st.sampled_from("abcdefghij"), max_size=RECENT_ITEMS, unique=True)
+
+
+@given(st.lists(st.tuples(PICKS, RECENT), min_size=1, max_size=4))
+def test_covisits_of_items_together_are_those_of_each_alone(
+    asked: list[tuple[list[tuple[int, list[str], str]], list[str]]],
 ) -> None:
-    events = [_seen(T0_MS + day * DAY_MS, offset=n, near=near) for n, (day, near, _) in enumerate(picks)]
-    random_.shuffle(events)
-    state = ItemState()
-    for made in events:
-        apply_item_event(state, made)
-        expected = sum(item in recent for item in covisit_items(state))
-        read_back = codec.decode(codec.encode(state))
-        assert covisit_count(state, recent) == covisit_count(read_back, recent) == expected
-        assert covisit_count(state, []) == 0
-        # What is derived holds what the state holds, and no name that left it.
-        assert state.covisit_times == read_back.covisit_times
-        assert len(state.covisit_times) == len(set(covisit_items(state)))
+    states = [
+        _fold([_seen(T0_MS + day * DAY_MS, offset=n, near=near) for n, (day, near, _) in enumerate(picks)])
+        for picks, _ in asked
+    ]
+    expected = [
+        sum(digest in {NAME_HASHES[name] for name in recent} for digest in covisits_of(state.visits).ravel().tolist())
+        for state, (_, recent) in zip(states, asked, strict=True)
+    ]
+    together = covisit_counts([bytes(state.visits) for state in states], [packed(recent) for _, recent in asked])
+    assert together.tolist() == expected
+    assert [_counted(state, recent) for state, (_, recent) in zip(states, asked, strict=True)] == expected
 
 
 def test_a_negative_is_remembered_but_not_counted() -> None:
