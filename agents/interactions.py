@@ -19,7 +19,7 @@ from persona_stream.vocabulary.errors import EventError
 from persona_stream.vocabulary.events import KIND_INDEX, Event, check_skew, grade_of, parse_event
 from persona_stream.vocabulary.messages import SHOWN, ItemEvent, Opened, Outcome, encode
 from persona_stream.vocabulary.topics import Topics
-from tables.covisits import SPREAD, co_visited, neighbours, packed, told_by
+from tables.covisits import SPREAD, co_visited_hashes, neighbours, told_by
 from tables.features.blocks import Indices, Request, RowsBuilder
 from tables.features.lookups import Lookups, nothing_known
 from tables.features.plan import Plan, attribution_of, plan_of, row_bytes
@@ -172,7 +172,7 @@ class _Examples:
         request = Request(event.context or {}, event.slot or "", self._traits(event.user))
         touches, ts_ms = state.touches, made[0].ts_ms
         self._rows.add(event.user, state, items, ts_ms, positions=positions, request=request, touches=touches)
-        recent, group = packed(co_visited(state)), event.decision_id or event.id
+        recent, group = co_visited_hashes(state), event.decision_id or event.id
         for one in made:
             one.group, one.user, one.recent_items = group, event.user, recent
         self._events += made
@@ -248,9 +248,9 @@ class _SliceFold:
         """Tell the item its neighbours, and earlier visits what they could not know."""
         if not state.visits:
             return
-        made.neighbours = neighbours(state.visits, made.item, made.ts_ms)
+        made.neighbours = neighbours(state, made.item, made.ts_ms)
         partition, offset = made.source_partition, made.source_offset
-        for ts_ms, item, near in told_by(state.visits, made.item, made.ts_ms):
+        for ts_ms, item, near in told_by(state, made.item, made.ts_ms):
             self._events.append(ItemEvent(item, NOT_COUNTED, ts_ms, 0, partition, offset, "", made.visitor, near))
 
     def _show(self, made: list[ItemEvent], event: Event, state: UserState) -> None:

@@ -45,6 +45,17 @@ def co_visited(state: UserState) -> list[str]:
     return recent_items(state, RECENT_ITEMS)
 
 
+def co_visited_hashes(state: UserState) -> bytes:
+    """Those, packed."""
+    found: list[int] = []
+    for digest in reversed(state.visit_hashes):
+        if digest not in found:
+            found.append(digest)
+            if len(found) == RECENT_ITEMS:
+                break
+    return _packed(found)
+
+
 def packed(names: Iterable[str]) -> bytes:
     """The hashes of some names as they are told and kept: uint64, one after another."""
     return _packed([NAME_HASHES[name] for name in names])
@@ -55,51 +66,55 @@ def sample(hashes: Iterable[int], ts_ms: int) -> bytes:
     return _packed(_ranked(hashes, ts_ms, NEIGHBOURS_KEPT))
 
 
-def neighbours(visits: list[Visit], item: str, ts_ms: int) -> bytes:
-    """What can be told of a new visit, given those before it (oldest first)."""
+def neighbours(state: UserState, item: str, ts_ms: int) -> bytes:
+    """What can be told of a new visit, given those before it, of which there are some."""
+    visits = state.visits
     newest_ms, end = visits[-1][0], len(visits)
     if ts_ms <= newest_ms:
         end = bisect_left(visits, (ts_ms + (ts_ms < newest_ms),))
-    near = {NAME_HASHES[visit[1]] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,), 0, end) : end]}
+    near = set(state.visit_hashes[bisect_left(visits, (ts_ms - WINDOW_MS,), 0, end) : end])
     near.discard(NAME_HASHES[item])
     return sample(near, ts_ms)
 
 
-def told_by(visits: list[Visit], item: str, ts_ms: int) -> Sequence[Told]:
+def told_by(state: UserState, item: str, ts_ms: int) -> Sequence[Told]:
     """What a new visit has to tell of those that came before it: it was late, or it ends the time of a basket."""
+    visits = state.visits
     newest_ms = visits[-1][0]
     if ts_ms < newest_ms:
         first, end = bisect_left(visits, (ts_ms,)), bisect_left(visits, (ts_ms + WINDOW_MS + 1,))
         behind = visits[first:end]
         if len(behind) > NEIGHBOURS_KEPT:
-            behind = list(_that_may_sample(item, behind, visits))
+            behind = list(_that_may_sample(item, behind, state))
         near = packed([item])
         return [(at_ms, other, near) for at_ms, other, _ in behind if other != item]
     if ts_ms > newest_ms and len(visits) > 1 and visits[-2][0] == newest_ms:
-        return list(_basket(visits, newest_ms))
+        return list(_basket(state, newest_ms))
     return ()
 
 
-def _that_may_sample(item: str, behind: list[Visit], visits: list[Visit]) -> Iterator[Visit]:
+def _that_may_sample(item: str, behind: list[Visit], state: UserState) -> Iterator[Visit]:
     """Those visits whose samples an item may be in, given what else is known to be in their windows."""
+    visits, digest = state.visits, NAME_HASHES[item]
     for start in range(0, len(behind), _TOGETHER):
         some = behind[start : start + _TOGETHER]
         # Not those of the first one's own millisecond: if it is the latest, they are no neighbours yet.
         first, end = bisect_left(visits, (some[-1][0] - WINDOW_MS,)), bisect_left(visits, (some[0][0],))
-        others = {visit[1] for visit in visits[first:end]}
-        others.discard(item)
-        hashes = np.frombuffer(packed(others), dtype=np.uint64)
+        others = set(state.visit_hashes[first:end])
+        others.discard(digest)
+        hashes = np.array(list(others), dtype=np.uint64)
         salts = np.array([_salt(at_ms) for at_ms, _, _ in some], dtype=np.uint64)[:, None]
-        rank = np.uint64(NAME_HASHES[item]) ^ salts
+        rank = np.uint64(digest) ^ salts
         # One more than is kept: a visit's own item does not count.
         may = np.count_nonzero(hashes ^ salts < rank, axis=1) <= NEIGHBOURS_KEPT
         yield from (visit for visit, is_near in zip(some, may.tolist(), strict=True) if is_near)
 
 
-def _basket(visits: list[Visit], ts_ms: int) -> Iterator[Told]:
+def _basket(state: UserState, ts_ms: int) -> Iterator[Told]:
+    visits = state.visits
     start = bisect_left(visits, (ts_ms,))
     basket = dict.fromkeys(visit[1] for visit in visits[start:])
-    around = {NAME_HASHES[visit[1]] for visit in visits[bisect_left(visits, (ts_ms - WINDOW_MS,)) :]}
+    around = set(state.visit_hashes[bisect_left(visits, (ts_ms - WINDOW_MS,)) :])
     # One more than is kept: an item is no neighbour of its own.
     chosen = _ranked(around, ts_ms, NEIGHBOURS_KEPT + 1)
     usual = _packed(chosen[:NEIGHBOURS_KEPT])

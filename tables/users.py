@@ -39,6 +39,7 @@ SEGMENT_CHARS = 64
 RECENT_KEPT = 64
 """So many of the latest visits are kept as numbers, too: features compare their items with others."""
 _RECENT, _RECENT_NUMBERS = "recent", 3 * RECENT_KEPT
+_TOUCHES, _HASHES = "touches", "visit_hashes"
 
 KIND_BITS = 3
 """A touch is one number, event time in ms and kind: `ts_ms << KIND_BITS | kind`."""
@@ -113,7 +114,7 @@ class RecentVisits:
 
 
 class UserState(Struct, array_like=True, dict=True):
-    """All that is held of one user. What is derived (`known_ids`, `touches`) is no part of it at rest."""
+    """All that is held of one user. What is derived (`known_ids`, `touches`, ...) is no part of it at rest."""
 
     applied: int = -1
     """Highest offset of the source partition that was applied: a record at or below it changes nothing."""
@@ -143,6 +144,11 @@ class UserState(Struct, array_like=True, dict=True):
     def touches(self) -> dict[str, list[int]]:
         """Item -> touches in `visits`, oldest first. Kept beside a state while it is in memory, once asked."""
         return _touches(self.visits)
+
+    @cached_property
+    def visit_hashes(self) -> "array[int]":
+        """Of each of `visits` the hash of its item, uint64. Kept as `touches` is."""
+        return array("Q", [NAME_HASHES[item] for _, item, _ in self.visits])
 
     def recent_visits(self, codes: ItemCodes) -> RecentVisits:
         """The latest visits by the numbers of their items."""
@@ -198,8 +204,9 @@ def apply_event(state: UserState, event: Event, made: Counted, rules: Rules) -> 
     if kind == _IMPRESSION:
         _remember_impression(state, event, ts_ms, rules.attribution)
     elif event.item is not None:
-        note(state.longs, SKETCH_BYTE, NAME_HASHES[event.item])
-        _remember_visit(state, event.item, kind, ts_ms)
+        digest = NAME_HASHES[event.item]
+        note(state.longs, SKETCH_BYTE, digest)
+        _remember_visit(state, (ts_ms, event.item, kind), digest)
 
 
 def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:
@@ -296,24 +303,31 @@ def _last_ms(session: list[int]) -> int:
     return session[1]
 
 
-def _remember_visit(state: UserState, item: str, kind: int, ts_ms: int) -> None:
-    visits = state.visits
-    visit = (ts_ms, item, kind)
+def _remember_visit(state: UserState, visit: Visit, digest: int) -> None:
+    visits, derived, (ts_ms, item, kind) = state.visits, state.__dict__, visit
     # In order as nearly all come: with one look instead of a search.
     at = len(visits) if not visits or visits[-1] <= visit else bisect_right(visits, visit)
-    recent = state.__dict__.get(_RECENT)
+    recent, hashes, touches = derived.get(_RECENT), derived.get(_HASHES), derived.get(_TOUCHES)
     if recent is not None:
         recent.insert(ts_ms, item, kind, len(visits) - at)
-    visits.insert(at, visit)
-    touches = state.__dict__.get("touches")
+    if hashes is not None:
+        hashes.insert(at, digest)
     if touches is not None:
         insort(touches.setdefault(item, []), ts_ms << KIND_BITS | kind)
+    visits.insert(at, visit)
     if len(visits) > VISITS_KEPT:
-        forgotten = visits.pop(0)[1]
-        if touches is not None:
-            touches[forgotten].pop(0)
-            if not touches[forgotten]:
-                del touches[forgotten]
+        _forget_oldest(visits.pop(0), hashes, touches)
+
+
+def _forget_oldest(visit: Visit, hashes: "array[int] | None", touches: dict[str, list[int]] | None) -> None:
+    """Let what is derived follow."""
+    if hashes is not None:
+        hashes.pop(0)
+    if touches is not None:
+        left = touches[visit[1]]
+        left.pop(0)
+        if not left:
+            del touches[visit[1]]
 
 
 def _remember_impression(state: UserState, event: Event, ts_ms: int, attribution: Attribution) -> None:

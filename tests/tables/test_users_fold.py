@@ -11,6 +11,7 @@ from support.logs import HOUR_MS, MINUTE_MS, T0_MS, event, shopping
 
 from persona_stream.vocabulary.events import KIND_INDEX, Event
 from tables.attribution import Attribution
+from tables.covisits import co_visited, co_visited_hashes, packed
 from tables.features.attributes import AttributeColumns, Needs
 from tables.users import (
     KIND_BITS,
@@ -158,23 +159,26 @@ def test_a_session_is_open_within_the_gap_of_its_ends() -> None:
 
 
 @pytest.mark.parametrize("read", [lambda state: state, lambda state: codec.decode(codec.encode(state))])
-def test_touches_are_the_visits_by_item_however_state_came_about(read: Callable[[UserState], UserState]) -> None:
+def test_what_is_derived_follows_the_visits_however_state_came_about(read: Callable[[UserState], UserState]) -> None:
     events = [event(f"e{n}", "view", "u", T0_MS + n % 700 * MINUTE_MS, item=f"i{n % 9}") for n in range(900)]
     random.Random(4).shuffle(events)
     state = UserState()
     for start in range(0, len(events), 50):
         state = read(_fold(events[start : start + 50], state))
         # Asked for in between, so that they are kept up to date from then on.
-        assert sum(map(len, state.touches.values())) == len(state.visits)
+        assert sum(map(len, state.touches.values())) == len(state.visits) == len(state.visit_hashes)
     expected: dict[str, list[int]] = {}
     for ts_ms, item, kind in state.visits:
         expected.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
     assert len(state.visits) == VISITS_KEPT
     assert state.touches == expected
+    assert state.visit_hashes.tobytes() == packed(item for _, item, _ in state.visits)
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9)), max_size=400), st.integers(0, 100))
-def test_visits_kept_as_numbers_follow_the_visits_in_any_order(picks: list[tuple[int, int]], asked_at: int) -> None:
+def test_visits_kept_as_numbers_and_hashes_follow_the_visits_in_any_order(
+    picks: list[tuple[int, int]], asked_at: int
+) -> None:
     codes = AttributeColumns(Needs())
     state = UserState()
     for at, (second, item) in enumerate(picks):
@@ -182,6 +186,8 @@ def test_visits_kept_as_numbers_follow_the_visits_in_any_order(picks: list[tuple
         if at >= asked_at:
             # Kept from the first question on.
             assert state.recent_visits(codes).packed() == RecentVisits(state.visits, codes).packed()
+            assert state.visit_hashes.tobytes() == packed(item for _, item, _ in state.visits)
+            assert co_visited_hashes(state) == packed(co_visited(state))
 
 
 def test_state_stays_bounded_whatever_a_user_does() -> None:
