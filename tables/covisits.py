@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tables.sketches import NAME_HASHES
-from tables.users import UserState, Visit, recent_items
+from tables.users import UserState, recent_items
+from tables.visits import Visit
 
 WINDOW_MS = 900_000
 """Two items of one user within a quarter of an hour belong together."""

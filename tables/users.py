@@ -12,8 +12,6 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import cached_property, partial
-from itertools import chain
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct, field
@@ -24,6 +22,7 @@ from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
 from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, decoded
 from tables.sketches import NAME_HASHES, note
+from tables.visits import KIND_BITS, ItemCodes, RecentVisits, Visit, touches_by_item
 
 SEEN_KEPT = 64
 """Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
@@ -36,20 +35,13 @@ PENDING_KEPT = 8
 SEGMENT_CHARS = 64
 """A longer one is no segment: it would be kept with every item that the user touches."""
 
-RECENT_KEPT = 64
-"""So many of the latest visits are kept as numbers, too: features compare their items with others."""
-_RECENT, _RECENT_NUMBERS = "recent", 3 * RECENT_KEPT
-_TOUCHES, _HASHES = "touches", "visit_hashes"
+_RECENT, _TOUCHES, _HASHES = "recent", "touches", "visit_hashes"
 
-KIND_BITS = 3
-"""A touch is one number, event time in ms and kind: `ts_ms << KIND_BITS | kind`."""
 _IMPRESSION = KIND_INDEX["impression"]
 _PURCHASE = KIND_INDEX["purchase"]
 HASH_MASK = (1 << 63) - 1
 """A msgpack integer in Python is signed: the top bit of a hash is dropped."""
 
-Visit = tuple[int, str, int]
-"""(event time in ms, item, kind)"""
 Impression = tuple[int, str, list[str]]
 """(event time in ms, decision or event id, items shown in order)"""
 
@@ -72,45 +64,6 @@ class Counted(Struct, frozen=True, gc=False):
     """The event's value in thousandths, 0 without one."""
     segment: str
     """The user's segment as the event tells it, empty where it tells none or one longer than SEGMENT_CHARS."""
-
-
-class ItemCodes(Protocol):
-    """Gives each item a number that stays its own."""
-
-    def code(self, item: str) -> int:
-        """The item's number."""
-        ...
-
-    def all_codes(self, items: Sequence[str]) -> list[int]:
-        """The numbers of some items."""
-        ...
-
-
-class RecentVisits:
-    """The latest visits as numbers, kept beside a state while it is in memory: gathering them is a copy of bytes."""
-
-    __slots__ = ("_packed", "numbered_by")
-
-    def __init__(self, visits: Sequence[Visit], codes: ItemCodes) -> None:
-        self.numbered_by = codes
-        latest = visits[-RECENT_KEPT:]
-        numbers = codes.all_codes([item for _, item, _ in latest])
-        kinds = [kind for _, _, kind in latest]
-        self._packed = array("q", chain.from_iterable(zip([at for at, _, _ in latest], kinds, numbers, strict=True)))
-
-    def insert(self, ts_ms: int, item: str, kind: int, later: int) -> None:
-        """One more visit, with so many later ones: 0, or the rest of a basket, or it came late."""
-        packed, visit = self._packed, (ts_ms, kind, self.numbered_by.code(item))
-        if not later:
-            packed.extend(visit)
-        elif (at := len(packed) - 3 * later) >= 0:
-            packed[at:at] = array("q", visit)
-        if len(packed) > 4 * _RECENT_NUMBERS:
-            del packed[:-_RECENT_NUMBERS]
-
-    def packed(self) -> bytes:
-        """(time in ms, kind, number of the item) of the latest RECENT_KEPT, oldest first: int64."""
-        return self._packed[-_RECENT_NUMBERS:].tobytes()
 
 
 class UserState(Struct, array_like=True, dict=True):
@@ -143,7 +96,7 @@ class UserState(Struct, array_like=True, dict=True):
     @cached_property
     def touches(self) -> dict[str, list[int]]:
         """Item -> touches in `visits`, oldest first. Kept beside a state while it is in memory, once asked."""
-        return _touches(self.visits)
+        return touches_by_item(self.visits)
 
     @cached_property
     def visit_hashes(self) -> "array[int]":
@@ -160,14 +113,7 @@ class UserState(Struct, array_like=True, dict=True):
     def touches_of(self, items: Sequence[str]) -> dict[str, list[int]]:
         """The touches of some items, of those that have any: whoever has just read a state needs no more."""
         wanted = set(items)
-        return _touches([visit for visit in self.visits if visit[1] in wanted])
-
-
-def _touches(visits: list[Visit]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for ts_ms, item, kind in visits:
-        found.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
-    return found
+        return touches_by_item([visit for visit in self.visits if visit[1] in wanted])
 
 
 _decode = msgspec.msgpack.Decoder(UserState).decode

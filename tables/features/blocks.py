@@ -29,7 +29,8 @@ from tables.counters import (
     window_counts,
 )
 from tables.features.attributes import AttributeColumns
-from tables.users import KIND_BITS, RECENT_KEPT, Impression, UserState, latest_interest, open_session
+from tables.users import Impression, UserState, latest_interest, open_session
+from tables.visits import KIND_BITS, RECENT_KEPT
 
 HISTORY_KEPT = RECENT_KEPT
 """So many of the user's latest visits are looked at for what their items are like."""

@@ -14,14 +14,12 @@ from tables.attribution import Attribution
 from tables.covisits import co_visited, co_visited_hashes, packed
 from tables.features.attributes import AttributeColumns, Needs
 from tables.users import (
-    KIND_BITS,
     PENDING_KEPT,
     SEEN_KEPT,
     SEEN_MOST,
     SEGMENT_CHARS,
     SESSIONS_KEPT,
     VISITS_KEPT,
-    RecentVisits,
     Rules,
     UserState,
     admit,
@@ -32,6 +30,7 @@ from tables.users import (
     open_session,
     recent_items,
 )
+from tables.visits import KIND_BITS, RecentVisits
 
 RULES = Rules(
     session_gap_ms=30 * MINUTE_MS, attribution=Attribution(30 * MINUTE_MS), segment_field="segment", lateness_ms=HOUR_MS
