@@ -48,8 +48,9 @@ class Items:
         out = Emissions(self._topics)
         rows = _ItemRows(self._plan, self._weights)
         progress = items.progress
+        done, watermark_ms = progress.offset, progress.watermark_ms
         for record in part:
-            if record.offset <= progress.offset or record.value is None:
+            if record.offset <= done or record.value is None:
                 continue
             try:
                 event = decode_item_event(record.value)
@@ -57,7 +58,8 @@ class Items:
                 out.dead_letter(part, record, EventError("bad_shape", f"not an item event: {error}"))
                 continue
             # Redeliveries too: after a crash the watermark must be what it was.
-            progress.watermark_ms = max(progress.watermark_ms, event.ts_ms)
+            if event.ts_ms > watermark_ms:
+                watermark_ms = event.ts_ms
             state = items.change(event.item)
             is_example = self._with_examples and event.label != NO_EXAMPLE
             if is_example:
@@ -68,6 +70,7 @@ class Items:
                 out.outcomes["redelivered"] += 1
                 if is_example:
                     rows.drop_last()
+        progress.watermark_ms = watermark_ms
         rows.emit(part.partition, out, self._topics)
         progress.advance(part)
         return out
