@@ -46,6 +46,7 @@ _DAY_MINUTES = 24 * 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EPOCH_WEEKDAY = 3  # a Thursday
+_SATURDAY = 5
 
 _OS_OF: dict[str, Os] = {
     "Android": "android",
@@ -181,19 +182,37 @@ def local_time(as_of_ms: int, zone: Zone) -> LocalTime:
     return LocalTime(ms / _HOUR_MS, (day + _EPOCH_WEEKDAY) % 7, date.fromordinal(_EPOCH_DAY + day).month)
 
 
-def local_times(
-    as_of_ms: NDArray[np.int64], zones: Sequence[Zone]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """`local_time` of n moments, each in its zone: hours float64 `[n]`, weekdays and months int64 `[n]`.
+class LocalTimes:
+    """`local_time` of n moments, each in its zone: arrays `[n]`, each worked out when it is asked for.
 
-    >>> hours, weekdays, months = local_times(np.array([1767225600000, 1767225600000]), ["Asia/Tokyo", -60])
-    >>> hours.tolist(), weekdays.tolist(), months.tolist()
+    >>> local = LocalTimes(np.array([1767225600000, 1767225600000]), ["Asia/Tokyo", -60])
+    >>> local.hour.tolist(), local.weekday.tolist(), local.month.tolist()
     ([9.0, 23.0], [3, 2], [1, 12])
     """
-    offsets_ms = [_offset_ms(at_ms, zone) for at_ms, zone in zip(as_of_ms.tolist(), zones, strict=True)]
-    days, ms = np.divmod(as_of_ms + np.array(offsets_ms, dtype=np.int64), _DAY_MS)
-    months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12 + 1
-    return ms / _HOUR_MS, (days + _EPOCH_WEEKDAY) % 7, months
+
+    def __init__(self, as_of_ms: NDArray[np.int64], zones: Sequence[Zone]) -> None:
+        offsets_ms = [_offset_ms(at_ms, zone) for at_ms, zone in zip(as_of_ms.tolist(), zones, strict=True)]
+        self._days, self._ms = np.divmod(as_of_ms + np.array(offsets_ms, dtype=np.int64), _DAY_MS)
+
+    @property
+    def hour(self) -> NDArray[np.float64]:
+        """In [0, 24)."""
+        return self._ms / _HOUR_MS
+
+    @property
+    def weekday(self) -> NDArray[np.int64]:
+        """0 = Monday."""
+        return (self._days + _EPOCH_WEEKDAY) % 7
+
+    @property
+    def weekend(self) -> NDArray[np.bool_]:
+        """Whether it is Saturday or Sunday."""
+        return self.weekday >= _SATURDAY
+
+    @property
+    def month(self) -> NDArray[np.int64]:
+        """1 to 12."""
+        return self._days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12 + 1
 
 
 @cache

@@ -62,8 +62,8 @@ class Number(OfAttribute, frozen=True, kw_only=True):
 def _transformed(rows: Rows, declared: Number) -> Numbers:
     scale = rows.attributes.scales[declared.attribute]
     if declared.transform == "quantile":
-        return scale.quantiles(rows.attributes.buckets[declared.attribute][rows.item])
-    values = rows.attributes.numbers[declared.attribute][rows.item]
+        return scale.quantiles(rows.attributes.buckets[declared.attribute].take(rows.item))
+    values = rows.attributes.numbers[declared.attribute].take(rows.item)
     if declared.transform == "log":
         return np.copysign(np.log1p(np.abs(values)), values)
     if declared.transform == "standard":

@@ -26,6 +26,7 @@ BLANK = 0
 NO_BUCKET = -1
 MISSING = -1
 _FIRST_ROWS = 1024
+_ALL_TEXTS = 1 << TERM_BITS
 _MICRO = 1_000_000
 _LARGEST = 1e13
 """A number beyond it is taken for missing: its square in millionths would help nobody."""
@@ -37,6 +38,7 @@ _WORD = re.compile(r"\w+")
 
 Numbers = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Terms = NDArray[np.int32] | NDArray[np.int64]
 
 
 class Needs(Struct, frozen=True):
@@ -113,8 +115,7 @@ class Scale:
         if self._below is None:
             total = max(self._count, 1)
             self._below = np.append((np.cumsum(self._buckets) - self._buckets / 2) / total, np.nan)
-        shares: Numbers = self._below[buckets]
-        return shares
+        return self._below.take(buckets)
 
 
 class AttributeColumns:
@@ -143,11 +144,11 @@ class AttributeColumns:
         self.scales = {name: Scale() for name in needs.numbers}
         self.code_of: dict[str, dict[str, int]] = {name: {} for name in needs.codes}
         self._texts: dict[str, NDArray[np.int64]] = {
-            name: np.zeros((1 << TERM_BITS) + 1, dtype=np.int64) for name in needs.terms
+            name: np.zeros(_ALL_TEXTS + 1, dtype=np.int64) for name in needs.terms
         }
         """How many items hold each term; behind them, how many hold the attribute at all."""
-        self._log_texts: dict[str, Numbers] = {name: np.zeros((1 << TERM_BITS) + 1) for name in needs.terms}
-        """log1p of that."""
+        self._log_texts: dict[str, Numbers] = {name: np.array([*[0.0] * (_ALL_TEXTS + 1), 1.0]) for name in needs.terms}
+        """log1p of that; the last, 1 more than that of all, makes nothing of a missing term."""
         self._table = np.zeros((1 << TERM_BITS) + 1)
         """Of `looked_up`, all 0 in between; the last is that of a missing term."""
 
@@ -189,17 +190,18 @@ class AttributeColumns:
         for name in self.needs.vectors:
             self._put_vector(name, row, as_vector(attributes.get(name)))
 
-    def idf(self, name: str, terms: NDArray[np.int32]) -> Numbers:
-        """How rare terms are: `log((1 + texts) / (1 + texts with the term)) + 1`, float64 like `terms`."""
+    def idf(self, name: str, terms: Terms) -> Numbers:
+        """How rare terms are: `log((1 + texts) / (1 + texts with the term)) + 1`, 0 for MISSING; float64 like
+        `terms`."""
         held = self._log_texts[name]
-        rarity: Numbers = (held[-1] + 1.0) - held[terms]
+        rarity: Numbers = held[-1] - held.take(terms)
         return rarity
 
-    def looked_up(self, keys: Rows, values: Numbers, terms: NDArray[np.int32]) -> Numbers:
+    def looked_up(self, keys: Rows, values: Numbers, terms: Terms) -> Numbers:
         """The value of each term that is among the keys, 0 for others: float64 like `terms`."""
         # A table of all terms is several times quicker than a search in a list of a few.
         self._table[keys] = values
-        found: Numbers = self._table[terms]
+        found: Numbers = self._table.take(terms)
         self._table[keys] = 0.0
         return found
 
@@ -227,8 +229,10 @@ class AttributeColumns:
         column[row, : len(ids)] = ids
         texts[list(ids)] += 1
         texts[-1] += len(ids) > 0
-        changed = [*before.tolist(), *ids, -1]
-        self._log_texts[name][changed] = np.log1p(texts[changed])
+        changed = [*before.tolist(), *ids, _ALL_TEXTS]
+        rarity = self._log_texts[name]
+        rarity[changed] = np.log1p(texts[changed])
+        rarity[-1] = rarity[_ALL_TEXTS] + 1.0
 
     def _wide_enough(self, columns: dict[str, NDArray[np.int32]], name: str, width: int) -> NDArray[np.int32]:
         column = columns[name]

@@ -8,7 +8,7 @@ is applied; a server gathers one. Both are evaluated by the same plan.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -42,9 +42,13 @@ Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Selection = NDArray[np.bool_]
 """Kinds that are counted together, bool `[len(KINDS)]`."""
+Selections = NDArray[np.bool_]
+"""k of them, bool `[k, len(KINDS)]`."""
 Sketches = NDArray[np.uint8]
 _VISIT_BYTES = 24
 _NEVER_MS = np.iinfo(np.int64).max
+_ITEM_BITS = 32
+T = TypeVar("T", bound=np.generic)
 
 
 class CounterBlock:
@@ -70,11 +74,11 @@ class CounterBlock:
     @cached_property
     def counts(self) -> Numbers:
         """Events by window, all time behind the windows, and by kind: float64 `[(windows + 1) * kinds, n]`."""
-        n, kinds = len(self.longs), len(KINDS)
-        counts = np.empty((n, (len(WINDOWS) + 1) * kinds))
-        counts[:, :-kinds] = all_window_counts(self.panes, self.as_of_ms).reshape(n, len(WINDOWS) * kinds)
-        counts[:, -kinds:] = self.longs[:, TOTALS:]
-        return counts.T
+        n = len(self.longs)
+        counts = np.empty((len(WINDOWS) + 1, len(KINDS), n))
+        counts[:-1] = all_window_counts(self.panes, self.as_of_ms)
+        counts[-1] = self.longs.T[TOTALS:]
+        return counts.reshape((len(WINDOWS) + 1) * len(KINDS), n)
 
     @property
     def sketches(self) -> Sketches:
@@ -108,50 +112,77 @@ class Touches:
         self.row: Indices = np.array(rows, dtype=np.int64)
         """The row of each segment; rows without touches have none."""
         self.count: Indices = np.array(counts, dtype=np.int64)
-        self.start = np.cumsum(self.count) - self.count
+        self.start = self.count.cumsum() - self.count
 
     @cached_property
     def segment(self) -> Indices:
         """The segment of each touch."""
-        return np.repeat(np.arange(len(self.count)), self.count)
+        return np.arange(len(self.count)).repeat(self.count)
 
-    def of_kinds(self, kinds: Selection) -> Flags:
-        """Which touches are of some kinds."""
-        chosen: Flags = kinds[self.kind]
-        return chosen
+    def of_kinds(self, kinds: Selections) -> Flags:
+        """Which touches are of each of k selections of kinds, bool `[k, touches]`."""
+        return kinds.take(self.kind, 1)
 
-    def sums(self, values: Numbers | Flags) -> Numbers:
-        """Sums over each segment, float64 `[segments]`."""
-        return np.bincount(self.segment, weights=values, minlength=len(self.count)).astype(np.float64)
+    def counts(self, chosen: Flags) -> Indices:
+        """How many touches of each segment are chosen: bool `[k, touches]` to int64 `[k, segments]`."""
+        return counted(self.segment, chosen, len(self.count))
+
+    def sums(self, values: Numbers) -> Numbers:
+        """Sums over each segment, one touch after another: float64 `[touches]` to `[segments]`."""
+        return np.bincount(self.segment, weights=values, minlength=len(self.count)).astype(np.float64, copy=False)
 
     def latest_ms(self, chosen: Flags) -> Times:
-        """The latest time among the touches chosen, int64 `[segments]`; 0 where none is."""
-        latest: Times = np.maximum.reduceat(np.where(chosen, self.ts_ms, 0), self.start)
+        """The latest time among the touches chosen: bool `[k, touches]` to int64 `[k, segments]`; 0 where none is."""
+        latest: Times = np.maximum.reduceat(np.where(chosen, self.ts_ms, 0), self.start, axis=1)
         return latest
 
     def earliest_ms(self, chosen: Flags) -> Times:
-        """The earliest time among the touches chosen, int64 `[segments]`; the largest integer where none is."""
-        earliest: Times = np.minimum.reduceat(np.where(chosen, self.ts_ms, _NEVER_MS), self.start)
+        """The earliest likewise; the largest integer where none is."""
+        earliest: Times = np.minimum.reduceat(np.where(chosen, self.ts_ms, _NEVER_MS), self.start, axis=1)
         return earliest
 
 
-class History(Struct):
+class History(Struct, dict=True):
     """The latest visits of each question's user, oldest first, one user after another: arrays of one length."""
 
     user: Indices
     ts_ms: Times
+    age_ms: Times
+    """How long before the moment asked about; below 0 of what came later."""
     kind: Indices
     item: Indices
     """Rows of the attribute columns; each item has its own, whether or not the catalogue knows it."""
     age: Indices
     """0 for the user's latest visit, 1 for the one before."""
+    count: Indices
+    """How many there are of each user, int64 `[questions]`."""
+
+    @cached_property
+    def is_last(self) -> Flags:
+        """Whether each visit is the user's last with its item: those among the latest visits tell how many different
+        items these are with."""
+        pairs = (self.user << _ITEM_BITS) + self.item
+        order = pairs.argsort(kind="stable")
+        ordered = pairs.take(order)
+        last = np.ones(len(order), dtype=np.bool_)
+        last[order[:-1]] = ordered[1:] != ordered[:-1]
+        return last
+
+    def by_visit(self, of_questions: NDArray[T]) -> NDArray[T]:
+        """What is known of each question, at its user's visits; as it is, `[1]`, if it is one question."""
+        return of_questions if len(self.count) == 1 else of_questions.take(self.user)
+
+    def of_users(self, chosen: Flags) -> Indices:
+        """How many visits are chosen of each user: bool `[k, visits]` to int64 `[k, questions]`."""
+        return counted(self.user, chosen, len(self.count))
 
 
 class Shown(Struct):
     """The items of the lists shown to each question's user of late: arrays of one length."""
 
     user: Indices
-    ts_ms: Times
+    age_ms: Times
+    """How long before the moment asked about; below 0 of what came later."""
     item: Indices
     """Rows of the attribute columns."""
     row: Indices
@@ -189,12 +220,21 @@ class Rows:
     @cached_property
     def question(self) -> Indices:
         """The question of each row, int64 `[n]`."""
-        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return np.arange(len(self.sizes)).repeat(self.sizes)
 
     @cached_property
     def first(self) -> Indices:
         """The first row of each question."""
-        return np.cumsum(self.sizes) - self.sizes
+        return self.sizes.cumsum() - self.sizes
+
+    def by_row(self, of_questions: NDArray[T]) -> NDArray[T]:
+        """What is known of each question, at its rows: `[..., questions]` to `[..., n]`, or as it is if it is one
+        question, whose numbers are those of all rows."""
+        return of_questions if len(self.sizes) == 1 else of_questions.take(self.question, -1)
+
+    def by_touched(self, of_questions: NDArray[T]) -> NDArray[T]:
+        """The same at the rows that `touches` has segments of: `[..., segments]`, or as it is."""
+        return of_questions if len(self.sizes) == 1 else of_questions.take(self.question.take(self.touches.row), -1)
 
     @cached_property
     def item(self) -> Indices:
@@ -203,39 +243,35 @@ class Rows:
 
     @cached_property
     def sessions(self) -> Longs:
-        """The latest sessions of each user, newest first: int64 `[questions, SESSIONS_SEEN, 3]`, padded by zeros."""
-        block = np.zeros((len(self.sizes), SESSIONS_SEEN, 3), dtype=np.int64)
+        """The latest sessions of each user, newest first: int64 `[3, SESSIONS_SEEN, questions]`, padded by zeros."""
+        block = np.zeros((3, SESSIONS_SEEN, len(self.sizes)), dtype=np.int64)
         held = [one.sessions for one in self._asked]
-        counts = np.array([len(numbers) // 3 for numbers in held], dtype=np.int64)
-        user = np.repeat(np.arange(len(counts)), counts)
-        newest = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
-        block[user, newest] = np.array(list(chain.from_iterable(held)), dtype=np.int64).reshape(-1, 3)
+        user, newest = _back_from_latest(np.array([len(numbers) // 3 for numbers in held], dtype=np.int64))
+        block[:, newest, user] = np.array(list(chain.from_iterable(held)), dtype=np.int64).reshape(-1, 3).T
         return block
 
     @cached_property
     def history(self) -> History:
         """What the users visited of late."""
         packed = [one.visits for one in self._asked]
-        counts = np.array([len(held) for held in packed], dtype=np.int64) // _VISIT_BYTES
-        ts_ms, kind, item = np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, 3).T
-        return History(
-            user=np.repeat(np.arange(len(counts)), counts),
-            ts_ms=ts_ms,
-            kind=kind,
-            item=item,
-            age=np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(ts_ms)),
-        )
+        count = np.array([len(held) // _VISIT_BYTES for held in packed], dtype=np.int64)
+        # Of arrays in one piece, elements are taken without a copy of all.
+        ts_ms, kind, item = np.ascontiguousarray(np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, 3).T)
+        user, age = _back_from_latest(count)
+        age_ms = (self.as_of_ms if len(count) == 1 else self.as_of_ms.take(user)) - ts_ms
+        return History(user=user, ts_ms=ts_ms, age_ms=age_ms, kind=kind, item=item, age=age, count=count)
 
     @cached_property
     def shown(self) -> Shown:
         """What the users were shown of late."""
         lists = [shown for one in self._asked for shown in one.lists]
-        sizes = [len(items) for _, _, items in lists]
+        sizes = np.array([len(items) for _, _, items in lists], dtype=np.int64)
         names = list(chain.from_iterable([items for _, _, items in lists]))
-        users = np.repeat(np.arange(len(self._asked)), [len(one.lists) for one in self._asked])
+        user = np.arange(len(self._asked)).repeat([len(one.lists) for one in self._asked])
+        age_ms = self.as_of_ms.take(user) - np.array([ts_ms for ts_ms, _, _ in lists], dtype=np.int64)
         return Shown(
-            user=np.repeat(users, sizes),
-            ts_ms=np.repeat(np.array([ts_ms for ts_ms, _, _ in lists], dtype=np.int64), sizes),
+            user=user.repeat(sizes),
+            age_ms=age_ms.repeat(sizes),
             item=self.attributes.rows(names, len(names)),
             row=np.fromiter(chain.from_iterable(self._rows_shown()), dtype=np.int64, count=len(names)),
         )
@@ -345,3 +381,27 @@ def selection(kinds: Sequence[str]) -> Selection:
     """
     wanted = kinds or [kind for kind in KINDS if kind != "impression"]
     return np.array([kind in wanted for kind in KINDS])
+
+
+def selections(declared: Iterable[Sequence[str]]) -> Selections:
+    """One for each of some lists of kinds."""
+    return np.array([selection(kinds) for kinds in declared])
+
+
+def counted(owner: Indices, chosen: Flags, owners: int) -> Indices:
+    """How many of the chosen each owner has: int64 `[m]` and bool `[k, m]` to int64 `[k, owners]`.
+
+    >>> counted(np.array([0, 1, 1]), np.array([[True, True, True], [False, False, True]]), 3).tolist()
+    [[1, 2, 0], [0, 1, 0]]
+    """
+    if owners == 1:
+        return np.add.reduce(chosen, 1, keepdims=True)
+    keys = (owner + np.arange(len(chosen))[:, None] * owners)[chosen]
+    return np.bincount(keys, minlength=len(chosen) * owners).reshape(len(chosen), owners)
+
+
+def _back_from_latest(count: Indices) -> tuple[Indices, Indices]:
+    """Of so many of each user's, oldest first and one user after another: whose each is, and its place from the
+    latest, which is 0, on."""
+    user = np.arange(len(count)).repeat(count)
+    return user, count.cumsum().repeat(count) - 1 - np.arange(len(user))

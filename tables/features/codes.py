@@ -5,7 +5,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from tables.features.attributes import MISSING, AttributeColumns
-from tables.features.blocks import Flags, Indices, Numbers, Rows
+from tables.features.blocks import Flags, Indices, Numbers, Rows, counted
 
 _TABLE = 1 << 16
 _TABLE_PER_KEY, _TABLE_MOST = 16, 1 << 22
@@ -29,26 +29,32 @@ class Told(Struct, frozen=True):
 def told_of(codes: Codes, user: Indices) -> Told:
     """The values of items: `codes` `[m, values]` and `user` `[m]`."""
     known = codes >= 0
-    at = np.nonzero(known)[0]
-    return Told(at, user[at], codes[known], known[:, 0])
+    at = known.nonzero()[0]
+    return Told(at, user.take(at), codes[known], known[:, 0])
 
 
 class AskedCodes:
     """The codes of each row's item, so that those of other items can be counted among them; kept with the rows."""
 
     def __init__(self, rows: Rows, attribute: str) -> None:
-        codes = rows.attributes.codes[attribute][rows.item]
-        # Missing codes are -1: with one added they are 0, which nothing is counted at.
+        self._codes = rows.attributes.codes[attribute].take(rows.item, 0).T
         self._stride = len(rows.attributes.code_of[attribute]) + 1
         self._users = len(rows.sizes)
-        self._wanted = codes + 1
-        if self._users > 1:
-            self._wanted = self._wanted + (rows.question * self._stride)[:, None]
-        known = codes >= 0
-        self.has_any: Flags = known[:, 0]
-        """Whether the item has the attribute."""
-        self.count: Indices = known.sum(axis=1)
-        """How many values it has."""
+        # Missing codes are -1: with one added they are 0, which nothing is counted at.
+        wanted: Indices = np.add(self._codes, 1, dtype=np.int64, order="C")
+        self._wanted = wanted if self._users == 1 else wanted + rows.question * self._stride
+
+    @property
+    def has_any(self) -> Flags:
+        """Whether each item has the attribute, bool `[n]`."""
+        has_any: Flags = self._codes[0] >= 0
+        return has_any
+
+    @property
+    def count(self) -> Indices:
+        """How many values each item has, int64 `[n]`."""
+        count: Indices = np.add.reduce(self._codes >= 0, 0)
+        return count
 
     def shared(self, told: Told, chosen: Flags) -> Numbers:
         """How often each row's codes are among those of some items of its user, float64 `[k, n]`.
@@ -56,23 +62,20 @@ class AskedCodes:
         `chosen` `[k, m]` says which of the items told of are looked at. All k together cost little more than one.
         """
         if not len(told.at):
-            return np.zeros((len(chosen), len(self._wanted)))
-        looked_at = chosen[:, told.at]
+            return np.zeros((len(chosen), self._wanted.shape[1]))
+        looked_at = chosen.take(told.at, 1)
         keys = told.user * self._stride + told.code + 1
         cells = self._users * self._stride
         total = len(chosen) * cells
         if total <= _TABLE or (cells <= _TABLE_MOST and total <= _TABLE_PER_KEY * looked_at.size):
-            keys = (keys + np.arange(0, total, cells)[:, None])[looked_at]
-            times = np.bincount(keys, minlength=total).reshape(len(chosen), cells)[:, self._wanted].sum(axis=2)
+            times = counted(keys, looked_at, cells).take(self._wanted, 1)
         else:
             times = np.array([self._searched(np.sort(keys[one])) for one in looked_at])
-        shared: Numbers = times.astype(np.float64)
+        shared: Numbers = np.add.reduce(times, 1, dtype=np.float64)
         return shared
 
     def _searched(self, keys: Indices) -> Indices:
-        times = np.searchsorted(keys, self._wanted, side="right") - np.searchsorted(keys, self._wanted)
-        shared: Indices = times.sum(axis=1)
-        return shared
+        return np.searchsorted(keys, self._wanted, side="right") - np.searchsorted(keys, self._wanted)
 
 
 def asked_codes(rows: Rows, attribute: str) -> AskedCodes:
@@ -89,7 +92,7 @@ def visited_codes(rows: Rows, attribute: str) -> Told:
     held = rows.derived.get(("visited", attribute))
     if held is None:
         history = rows.history
-        held = told_of(rows.attributes.codes[attribute][history.item], history.user)
+        held = told_of(rows.attributes.codes[attribute].take(history.item, 0), history.user)
         rows.derived["visited", attribute] = held
     assert isinstance(held, Told)
     return held

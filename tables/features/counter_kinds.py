@@ -39,7 +39,32 @@ class Counted(Kind, frozen=True, kw_only=True):
         return self.scope
 
 
-class WindowCount(Counted, frozen=True, kw_only=True):
+class EventCount(Counted, frozen=True, kw_only=True):
+    """What counts of events share."""
+
+    events: tuple[EventKind, ...] = ()
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As counts are cut."""
+        return COUNT_EDGES
+
+    def counted(self) -> tuple[str, Sequence[str]]:
+        """The window, "" for all time, and the types."""
+        raise NotImplementedError
+
+    @classmethod
+    def compiled_by(cls) -> type[Kind]:
+        """Of whatever windows they are, they are counted together."""
+        return EventCount
+
+    @classmethod
+    def compile(cls, declared: Sequence["EventCount"]) -> Evaluate:
+        """One product for all."""
+        pick = _Picked([one.counted() for one in declared])
+        return lambda block: np.log1p(pick(block))
+
+
+class WindowCount(EventCount, frozen=True, kw_only=True):
     """log1p of how many events of some types there were in a sliding window of event time. It ends with the pane that
     holds the moment asked about: panes are a minute wide for windows of up to 5 minutes, 10 minutes for up to an hour,
     3 hours for up to a day, and a day for longer ones.
@@ -54,18 +79,12 @@ class WindowCount(Counted, frozen=True, kw_only=True):
     """Types counted; none named: all but impressions."""
     window: WindowName
 
-    def usual_edges(self) -> tuple[float, ...]:
-        """As counts are cut."""
-        return COUNT_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["WindowCount"]) -> Evaluate:
-        """One gather for all."""
-        pick = _Picked([(one.window, one.events) for one in declared])
-        return lambda block: np.log1p(pick(block))
+    def counted(self) -> tuple[str, Sequence[str]]:
+        """As declared."""
+        return self.window, self.events
 
 
-class InteractionCount(Counted, frozen=True, kw_only=True):
+class InteractionCount(EventCount, frozen=True, kw_only=True):
     """log1p of how many events of some types there were, ever.
 
     >>> told('clicks = {kind = "interaction_count", events = ["click"]}',
@@ -77,16 +96,9 @@ class InteractionCount(Counted, frozen=True, kw_only=True):
     events: tuple[EventKind, ...] = ()
     """Types counted; none named: all that is counted, impressions too."""
 
-    def usual_edges(self) -> tuple[float, ...]:
-        """As counts are cut."""
-        return COUNT_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["InteractionCount"]) -> Evaluate:
-        """One product for all."""
-        # Whatever happened is counted here, so that "ever seen" tells new items from old ones.
-        pick = _Picked([("", one.events or KINDS) for one in declared])
-        return lambda block: np.log1p(pick(block))
+    def counted(self) -> tuple[str, Sequence[str]]:
+        """Whatever happened is counted, so that "ever seen" tells new items from old ones."""
+        return "", self.events or KINDS
 
 
 class Rate(Counted, frozen=True, kw_only=True):
@@ -124,12 +136,17 @@ class Rate(Counted, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["Rate"]) -> Evaluate:
-        """One gather for the tops, one for the bottoms."""
-        top = _Picked([(one.window or "", one.top) for one in declared])
-        bottom = _Picked([(one.window or "", one.bottom) for one in declared])
-        trials = np.array([[one.trials] for one in declared])
-        prior = np.array([[one.rate * one.trials] for one in declared])
-        return lambda block: (top(block) + prior) / (bottom(block) + trials)
+        """One product for all."""
+        tops = [(one.window or "", one.top) for one in declared]
+        pick = _Picked([*tops, *((one.window or "", one.bottom) for one in declared)])
+        trials: Numbers = np.array([[one.trials] for one in declared])
+        prior: Numbers = np.array([[one.rate * one.trials] for one in declared])
+
+        def evaluate(block: CounterBlock) -> Numbers:
+            counts = pick(block)
+            return (counts[: len(prior)] + prior) / (counts[len(prior) :] + trials)
+
+        return evaluate
 
 
 class Trend(Counted, frozen=True, kw_only=True):
@@ -157,14 +174,41 @@ class Trend(Counted, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["Trend"]) -> Evaluate:
-        """Two gathers for all."""
-        short = _Picked([(one.short, one.events) for one in declared])
-        long = _Picked([(one.long, one.events) for one in declared])
-        share = np.array([[_SIZE_MS[one.short] / _SIZE_MS[one.long]] for one in declared])
-        return lambda block: np.log((short(block) + 1.0) / (long(block) * share + 1.0))
+        """One product for all."""
+        shorts = [(one.short, one.events) for one in declared]
+        pick = _Picked([*shorts, *((one.long, one.events) for one in declared)])
+        share: Numbers = np.array([[_SIZE_MS[one.short] / _SIZE_MS[one.long]] for one in declared])
+
+        def evaluate(block: CounterBlock) -> Numbers:
+            counts = pick(block)
+            return np.log((counts[: len(share)] + 1.0) / (counts[len(share) :] * share + 1.0))
+
+        return evaluate
 
 
-class Recency(Counted, frozen=True, kw_only=True):
+class Since(Counted, frozen=True, kw_only=True):
+    """What kinds over the time since an event share."""
+
+    column: ClassVar[int]
+    """Where the counters hold the event's time."""
+
+    def usual_edges(self) -> tuple[float, ...]:
+        """As ages are cut."""
+        return HOURS_EDGES
+
+    @classmethod
+    def compiled_by(cls) -> type[Kind]:
+        """They are the same, of other events."""
+        return Since
+
+    @classmethod
+    def compile(cls, declared: Sequence["Since"]) -> Evaluate:
+        """One logarithm for all."""
+        columns = [one.column for one in declared]
+        return lambda block: log_hours_since(np.array([block.longs[:, at] for at in columns]), block.as_of_ms)
+
+
+class Recency(Since, frozen=True, kw_only=True):
     """log1p of hours since the last event of any type; of one that never had any, of 100,000 hours.
 
     >>> told('idle = {kind = "recency"}', [("u1", "click", "i1", -120)], "u1", ["i1", "i2"])
@@ -172,18 +216,10 @@ class Recency(Counted, frozen=True, kw_only=True):
     """
 
     kind: ClassVar[str] = "recency"
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As ages are cut."""
-        return HOURS_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["Recency"]) -> Evaluate:
-        """The same for all."""
-        return lambda block: _repeated(log_hours_since(block.longs[:, LAST_TS], block.as_of_ms), declared)
+    column: ClassVar[int] = LAST_TS
 
 
-class Age(Counted, frozen=True, kw_only=True):
+class Age(Since, frozen=True, kw_only=True):
     """log1p of hours since the first event of any type; of one that never had any, of 100,000 hours.
 
     >>> told('age = {kind = "age"}', [("u1", "click", "i1", -120), ("u1", "click", "i1", 0)], "u1", ["i1", "i2"])
@@ -191,15 +227,7 @@ class Age(Counted, frozen=True, kw_only=True):
     """
 
     kind: ClassVar[str] = "age"
-
-    def usual_edges(self) -> tuple[float, ...]:
-        """As ages are cut."""
-        return HOURS_EDGES
-
-    @classmethod
-    def compile(cls, declared: Sequence["Age"]) -> Evaluate:
-        """The same for all."""
-        return lambda block: _repeated(log_hours_since(block.longs[:, FIRST_TS], block.as_of_ms), declared)
+    column: ClassVar[int] = FIRST_TS
 
 
 class DistinctCount(Counted, frozen=True, kw_only=True):

@@ -58,7 +58,8 @@ def _decayed(
     ring = window.ring(block.panes)
     middle_ms = ring[:, :, 0].astype(np.int64) * window.pane_ms + window.pane_ms // 2
     age_ms = np.maximum(block.as_of_ms[:, None] - middle_ms, 0)
-    worth = covered(ring, block.as_of_ms, window.pane_ms, window.rows) * np.exp(age_ms * -decay)
+    inside = covered(ring[:, :, 0], block.as_of_ms[:, None], window.pane_ms, window.rows)
+    worth = inside * np.exp(age_ms * -decay)
     total: Numbers = np.zeros(len(ring))
     # Pane by pane: a sum along the ring would round otherwise for another number of keys.
     for events, each in zip((ring[:, :, KIND_COLUMNS] @ kinds).T, worth.T, strict=True):

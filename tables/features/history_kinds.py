@@ -9,7 +9,7 @@ from msgspec import Meta
 from persona_stream.vocabulary.events import KINDS
 from tables.features.attribute_kinds import OfAttribute
 from tables.features.attributes import Needs
-from tables.features.blocks import HISTORY_KEPT, Flags, Indices, Numbers, Rows, selection
+from tables.features.blocks import HISTORY_KEPT, Flags, History, Numbers, Rows, selections
 from tables.features.codes import asked_codes, told_of, visited_codes
 from tables.features.kind import (
     COUNT_EDGES,
@@ -39,14 +39,21 @@ class Compared(OfAttribute, frozen=True, kw_only=True):
     within: Duration | None = None
     """At most so long ago."""
 
-    def visits(self, rows: Rows) -> Flags:
-        """Which of the visits in `rows.history` are looked at."""
-        history = rows.history
-        chosen = history.age < self.latest
-        if self.events:
-            chosen &= selection(self.events)[history.kind]
-        if self.within is not None:
-            chosen &= rows.as_of_ms[history.user] - history.ts_ms < duration_ms(self.within)
+
+class Looks:
+    """Which visits each of k features looks at."""
+
+    def __init__(self, declared: Sequence[Compared]) -> None:
+        self._latest = np.array([[one.latest] for one in declared])
+        self._kinds = selections(one.events or KINDS for one in declared)
+        spans = [duration_ms(one.within) if one.within is not None else _FOR_EVER_MS for one in declared]
+        self._spans_ms = np.array(spans)[:, None] if min(spans) < _FOR_EVER_MS else None
+
+    def chosen(self, history: History) -> Flags:
+        """bool `[k, visits]`."""
+        chosen: Flags = self._kinds.take(history.kind, 1) & (history.age < self._latest)
+        if self._spans_ms is not None:
+            chosen &= history.age_ms < self._spans_ms
         return chosen
 
 
@@ -73,16 +80,21 @@ class InteractedWith(Compared, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence[Compared]) -> Evaluate:
         """All features of an attribute together, novelty too."""
-        groups = _looks(declared)
+        looks, groups = Looks(declared), by_attribute(declared)
+        novel = {at for at, one in enumerate(declared) if isinstance(one, Novelty)}
 
         def evaluate(rows: Rows) -> Numbers:
             block = np.empty((len(declared), len(rows)))
-            for attribute, places, looks in groups:
-                shared, known = looks.shared(rows, attribute)
-                block[places] = shared / np.maximum(known, 1)[:, rows.question]
+            chosen = looks.chosen(rows.history)
+            for attribute, places in groups.items():
+                asked, told = asked_codes(rows, attribute), visited_codes(rows, attribute)
+                of_these = chosen.take(places, 0)
+                shared = asked.shared(told, of_these)
+                known = rows.history.of_users(of_these & told.has_any)
+                block[places] = shared / rows.by_row(np.maximum(known, 1))
                 for at, place in enumerate(places):
-                    if isinstance(declared[place], Novelty):
-                        is_told = (known[at] > 0)[rows.question] & asked_codes(rows, attribute).has_any
+                    if place in novel:
+                        is_told = rows.by_row(known[at] > 0) & asked.has_any
                         block[place] = np.where(is_told, shared[at] == 0, np.nan)
             return block
 
@@ -95,41 +107,6 @@ def by_attribute(declared: Sequence[OfAttribute]) -> dict[str, list[int]]:
     for at, one in enumerate(declared):
         groups.setdefault(one.attribute, []).append(at)
     return groups
-
-
-class _Looks:
-    """Which visits each of some features looks at."""
-
-    def __init__(self, declared: Sequence[Compared]) -> None:
-        self._latest = np.array([[one.latest] for one in declared])
-        self._kinds = np.array([selection(one.events) if one.events else np.ones(len(KINDS), bool) for one in declared])
-        spans = [duration_ms(one.within) if one.within is not None else _FOR_EVER_MS for one in declared]
-        self._spans_ms = np.array(spans)[:, None] if min(spans) < _FOR_EVER_MS else None
-
-    def chosen(self, rows: Rows) -> Flags:
-        """bool `[features, visits]`, of the visits in `rows.history`."""
-        history = rows.history
-        chosen: Flags = self._kinds[:, history.kind] & (history.age < self._latest)
-        if self._spans_ms is not None:
-            chosen &= rows.as_of_ms[history.user] - history.ts_ms < self._spans_ms
-        return chosen
-
-    def shared(self, rows: Rows, attribute: str) -> tuple[Numbers, Indices]:
-        """How many of a row's values the recent items have, float64 `[features, n]`, and how many recent items of each
-        user have the attribute at all, int64 `[features, questions]`."""
-        told, chosen, users = visited_codes(rows, attribute), self.chosen(rows), len(rows.sizes)
-        shared = asked_codes(rows, attribute).shared(told, chosen)
-        with_any = chosen & told.has_any
-        if users == 1:
-            return shared, with_any.sum(axis=1, keepdims=True)
-        owner = (rows.history.user + np.arange(len(chosen))[:, None] * users)[with_any]
-        return shared, np.bincount(owner, minlength=len(chosen) * users).reshape(len(chosen), users)
-
-
-def _looks(declared: Sequence[Compared]) -> list[tuple[str, list[int], _Looks]]:
-    """Of each attribute its features' places, and what they look at."""
-    groups = by_attribute(declared).items()
-    return [(attribute, places, _Looks([declared[at] for at in places])) for attribute, places in groups]
 
 
 class Novelty(Compared, frozen=True, kw_only=True):
@@ -179,19 +156,26 @@ class RelativeNumber(Compared, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence["RelativeNumber"]) -> Evaluate:
         """A mean a feature and user."""
-        return lambda rows: spread([_relative(rows, one) for one in declared], len(rows))
+        looks = Looks(declared)
+
+        def evaluate(rows: Rows) -> Numbers:
+            chosen = looks.chosen(rows.history)
+            columns = [_relative(rows, one.attribute, each) for one, each in zip(declared, chosen, strict=True)]
+            return spread(columns, len(rows))
+
+        return evaluate
 
 
-def _relative(rows: Rows, declared: Compared) -> Numbers:
-    history, chosen = rows.history, declared.visits(rows)
-    numbers = rows.attributes.numbers[declared.attribute]
-    recent, user = _log(numbers[history.item[chosen]]), history.user[chosen]
+def _relative(rows: Rows, attribute: str, chosen: Flags) -> Numbers:
+    history, users, numbers = rows.history, len(rows.sizes), rows.attributes.numbers[attribute]
+    recent = _log(numbers.take(history.item.compress(chosen)))
     known = np.isfinite(recent)
-    users = len(rows.sizes)
-    count = np.bincount(user[known], minlength=users)
-    level = np.bincount(user[known], weights=recent[known], minlength=users) / np.maximum(count, 1)
+    user = history.user.compress(chosen).compress(known)
+    count = np.bincount(user, minlength=users)
+    level = np.bincount(user, weights=recent.compress(known), minlength=users) / np.maximum(count, 1)
     level = np.where(count > 0, level, np.nan)
-    return np.clip(_log(numbers[rows.item]) - level[rows.question], -_OUTLIER, _OUTLIER)
+    relative = _log(numbers.take(rows.item)) - rows.by_row(level)
+    return np.minimum(np.maximum(relative, -_OUTLIER), _OUTLIER)
 
 
 def _log(values: Numbers) -> Numbers:
@@ -223,12 +207,12 @@ class ShownAlike(OfAttribute, frozen=True, kw_only=True):
     def compile(cls, declared: Sequence["ShownAlike"]) -> Evaluate:
         """All features of an attribute together."""
         groups = by_attribute(declared)
+        spans_ms = [duration_ms(one.within) for one in declared]
 
         def evaluate(rows: Rows) -> Numbers:
             block = np.empty((len(declared), len(rows)))
             for attribute, places in groups.items():
-                spans_ms = [duration_ms(declared[at].within) for at in places]
-                block[places] = np.log1p(times_alike(rows, attribute, spans_ms))
+                block[places] = np.log1p(times_alike(rows, attribute, [spans_ms[at] for at in places]))
             return block
 
         return evaluate
@@ -238,6 +222,6 @@ def times_alike(rows: Rows, attribute: str, spans_ms: Sequence[int]) -> Numbers:
     """How often a value of each row's item stood in the lists known of its user, within each of k spans: float64
     `[k, n]`."""
     shown = rows.shown
-    age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
-    told = told_of(rows.attributes.codes[attribute][shown.item], shown.user)
-    return asked_codes(rows, attribute).shared(told, (age_ms >= 0) & (age_ms < np.array(spans_ms)[:, None]))
+    told = told_of(rows.attributes.codes[attribute].take(shown.item, 0), shown.user)
+    inside = (shown.age_ms >= 0) & (shown.age_ms < np.array(spans_ms)[:, None])
+    return asked_codes(rows, attribute).shared(told, inside)

@@ -17,6 +17,7 @@ from tables.features.blocks import Numbers
 HOUR_MS = 3_600_000
 NEVER_HOURS = 100_000.0
 """Stands for "it never happened": about eleven years, beyond any real age."""
+_LOG_NEVER_HOURS = np.log1p(NEVER_HOURS)
 
 COUNT_EDGES = (0.3, 0.9, 1.2, 1.5, 1.9, 2.3, 2.8, 3.4, 4.2, 5.2, 6.5)
 HOURS_EDGES = (0.02, 0.1, 0.5, 1.2, 2.2, 3.2, 4.2, 5.2, 6.2, 7.2, 9.0)
@@ -127,7 +128,7 @@ def log_hours(elapsed_ms: Times | Numbers) -> Numbers:
 
 def log_hours_since(ts_ms: Times | Numbers, as_of_ms: Times | Numbers) -> Numbers:
     """log1p of hours since a time; NEVER_HOURS where it is 0."""
-    return np.where(ts_ms > 0, log_hours(as_of_ms - ts_ms), np.log1p(NEVER_HOURS))
+    return np.where(ts_ms > 0, log_hours(as_of_ms - ts_ms), _LOG_NEVER_HOURS)
 
 
 def spread(columns: Sequence[Numbers], n: int) -> Numbers:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from tables.features.attributes import as_number
-from tables.features.blocks import Numbers, Rows
+from tables.features.blocks import Numbers, Rows, counted
 from tables.features.kind import (
     COUNT_EDGES,
     FLAG_EDGES,
@@ -203,7 +203,5 @@ class ShownCount(OfRow, frozen=True, kw_only=True):
 def times_shown(rows: Rows, spans_ms: Sequence[int]) -> Numbers:
     """How many of the lists known of each row's user held its item, within each of k spans: float64 `[k, n]`."""
     shown = rows.shown
-    age_ms = rows.as_of_ms[shown.user] - shown.ts_ms
-    asked = (shown.row >= 0) & (age_ms >= 0)
-    counts = [np.bincount(shown.row[asked & (age_ms < span)], minlength=len(rows)) for span in spans_ms]
-    return np.array(counts, dtype=np.float64)
+    asked = (shown.row >= 0) & (shown.age_ms >= 0) & (shown.age_ms < np.array(spans_ms)[:, None])
+    return counted(shown.row, asked, len(rows)).astype(np.float64)

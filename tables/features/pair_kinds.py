@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tables.features.blocks import Numbers, Rows, Selection, selection
+from tables.features.blocks import Numbers, Rows, Selections, selections
 from tables.features.kind import (
     COUNT_EDGES,
     DECAY_EDGES,
@@ -20,7 +20,6 @@ from tables.features.kind import (
     Place,
     duration_ms,
     log_hours_since,
-    spread,
 )
 
 _LONGEST_CYCLE = 6.0
@@ -53,14 +52,9 @@ class PairCount(Touching, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["PairCount"]) -> Evaluate:
-        """A sum a feature, over the few touches there are."""
-        chosen = [selection(one.events) for one in declared]
-
-        def evaluate(rows: Rows) -> Numbers:
-            touches = rows.touches
-            return np.log1p([touches.sums(touches.of_kinds(kinds)) for kinds in chosen])
-
-        return evaluate
+        """One count for all, over the few touches there are."""
+        kinds = selections(one.events for one in declared)
+        return lambda rows: np.log1p(rows.touches.counts(rows.touches.of_kinds(kinds)))
 
 
 class PairRecency(Touching, frozen=True, kw_only=True):
@@ -79,13 +73,12 @@ class PairRecency(Touching, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["PairRecency"]) -> Evaluate:
-        """A maximum a feature."""
-        chosen = [selection(one.events) for one in declared]
+        """One maximum for all."""
+        kinds = selections(one.events for one in declared)
 
         def evaluate(rows: Rows) -> Numbers:
             touches = rows.touches
-            latest_ms = np.array([touches.latest_ms(touches.of_kinds(kinds)) for kinds in chosen])
-            return log_hours_since(latest_ms, _as_of_ms(rows))
+            return log_hours_since(touches.latest_ms(touches.of_kinds(kinds)), rows.by_touched(rows.as_of_ms))
 
         return evaluate
 
@@ -109,12 +102,13 @@ class PairDecayed(Touching, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence["PairDecayed"]) -> Evaluate:
         """A weighted sum a feature."""
-        chosen = [(selection(one.events), duration_ms(one.decay)) for one in declared]
+        kinds = selections(one.events for one in declared)
+        decays_ms = np.array([[duration_ms(one.decay)] for one in declared])
 
         def evaluate(rows: Rows) -> Numbers:
-            touches = rows.touches
-            age_ms = np.maximum(_as_of_ms(rows)[touches.segment] - touches.ts_ms, 0)
-            worth = [np.exp(age_ms / -decay_ms) * touches.of_kinds(kinds) for kinds, decay_ms in chosen]
+            touches, as_of_ms = rows.touches, rows.by_touched(rows.as_of_ms)
+            now_ms = as_of_ms if len(as_of_ms) == 1 else as_of_ms.take(touches.segment)
+            worth = np.exp(np.maximum(now_ms - touches.ts_ms, 0) / -decays_ms) * touches.of_kinds(kinds)
             return np.array([touches.sums(one) for one in worth])
 
         return evaluate
@@ -136,14 +130,13 @@ class PairInSession(Touching, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["PairInSession"]) -> Evaluate:
-        """A maximum a feature."""
-        chosen = [selection(one.events) for one in declared]
+        """One maximum for all."""
+        kinds = selections(one.events for one in declared)
 
         def evaluate(rows: Rows) -> Numbers:
-            touches = rows.touches
-            start_ms = rows.users.session[rows.question[touches.row], 0]
-            latest_ms = np.array([touches.latest_ms(touches.of_kinds(kinds)) for kinds in chosen])
-            return np.where(start_ms > 0, latest_ms >= start_ms, False).astype(np.float64)
+            touches, start_ms = rows.touches, rows.by_touched(rows.users.session[:, 0])
+            latest_ms = touches.latest_ms(touches.of_kinds(kinds))
+            return ((start_ms > 0) & (latest_ms >= start_ms)).astype(np.float64)
 
         return evaluate
 
@@ -166,26 +159,22 @@ class PairCycle(Touching, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["PairCycle"]) -> Evaluate:
-        """First, last and count a feature."""
-        chosen = [selection(one.events) for one in declared]
-        return lambda rows: spread([_cycle(rows, kinds) for kinds in chosen], len(rows.touches.row))
+        """First, last and count for all."""
+        kinds = selections(one.events for one in declared)
+        return lambda rows: _cycles(rows, kinds)
 
 
-def _cycle(rows: Rows, kinds: Selection) -> Numbers:
+def _cycles(rows: Rows, kinds: Selections) -> Numbers:
     touches = rows.touches
     flags = touches.of_kinds(kinds)
-    times = touches.sums(flags)
-    if not (times > 1).any():
+    times = touches.counts(flags)
+    several = times > 1
+    if not several.any():
         # Most often nobody bought any of them twice.
-        return np.zeros(len(times))
+        return np.zeros(times.shape)
     first_ms, last_ms = touches.earliest_ms(flags), touches.latest_ms(flags)
-    known = (times > 1) & (last_ms > first_ms)
+    known = several & (last_ms > first_ms)
     gap_ms = np.where(known, last_ms - first_ms, 1) / np.maximum(times - 1, 1)
-    since_ms = np.maximum(_as_of_ms(rows) - last_ms, 1)
+    since_ms = np.maximum(rows.by_touched(rows.as_of_ms) - last_ms, 1)
     cycle = np.clip(np.log(since_ms / gap_ms), -_LONGEST_CYCLE, _LONGEST_CYCLE)
     return np.where(known, cycle, 0.0)
-
-
-def _as_of_ms(rows: Rows) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """The moment asked about, by segment."""
-    return rows.as_of_ms[rows.question[rows.touches.row]]

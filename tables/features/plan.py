@@ -40,16 +40,20 @@ class Plan:
         self.declared = (*person, *item)
         self.person_names = _names(person)
         self.item_names = _names(item)
-        self._user = _Part([one for one in person if one.feature.place() == "user"], person)
-        self._pair = _Part([one for one in person if one.feature.place() == "pair"], person)
-        self._row = _Part([one for one in person if one.feature.place() == "row"], person)
-        self._item = _Part(item, item)
+        self._user, self._pair, self._row = (
+            _Part([one for one in person if one.feature.place() == place]) for place in ("user", "pair", "row")
+        )
+        self._item = _Part(item)
+        self._pairs_at = len(self._user.names)
+        self._rows_at = self._pairs_at + len(self._pair.names)
+        self._person_order = _order(self.person_names, self._user.names + self._pair.names + self._row.names)
+        self._item_order = _order(self.item_names, self._item.names)
         self.covisit_names = frozenset(_names([one for one in item if isinstance(one.feature, Covisits)]))
         """Those of an item's features that depend on the user who asks."""
         self.user_names = self._user.names
         self.user_counter_names = self._user.counter_names
         defaults = {name: one.feature.default for one in person for name in _names([one])}
-        self._strange = np.array([defaults[name] for name in self._pair.names])
+        self._strange = np.array([defaults[name] for name in self._pair.names]).reshape(-1, 1)
         self.features = FeatureSet(
             names=self.person_names + self.item_names,
             edges=tuple(edges for one in self.declared for edges in _edges(one.feature)),
@@ -62,21 +66,17 @@ class Plan:
     def person(self, rows: Rows) -> Floats:
         """The person's part of each row, float32 `[n, person]`."""
         block = np.empty((len(self.person_names), len(rows)), dtype=np.float32)
-        of_users = self._user(rows, len(rows.sizes))
-        block[self._user.columns] = of_users if len(rows.sizes) == 1 else of_users[:, rows.question]
-        if len(self._pair.columns):
-            block[self._pair.columns] = self._strange[:, None]
-            touched = rows.touches.row
-            if len(touched):
-                block[self._pair.columns[:, None], touched] = self._pair(rows, len(touched))
-        block[self._row.columns] = self._row(rows, len(rows))
-        return block.T
+        block[: self._pairs_at] = rows.by_row(self._user(rows, len(rows.sizes)))
+        of_pairs, touched = block[self._pairs_at : self._rows_at], rows.touches.row
+        of_pairs[:] = self._strange
+        if len(of_pairs) and len(touched):
+            of_pairs[:, touched] = self._pair(rows, len(touched))
+        self._row.fill(block[self._rows_at :], rows)
+        return block.take(self._person_order, 0).T
 
     def item(self, block: CounterBlock) -> Floats:
         """The item's part of each row, float32 `[n, item]`."""
-        made = np.empty((len(self.item_names), len(block.longs)), dtype=np.float32)
-        made[self._item.columns] = self._item(block, len(block.longs))
-        return made.T
+        return self._item(block, len(block.longs)).take(self._item_order, 0).T
 
     def of_users(self, rows: Rows) -> Floats:
         """The features of users alone, float32 `[questions, user_names]`."""
@@ -88,9 +88,9 @@ class Plan:
 
 
 class _Part:
-    """The features of one place: which columns they fill, and how."""
+    """The features of one place, kind by kind."""
 
-    def __init__(self, mine: Sequence[Declared], among: Sequence[Declared]) -> None:
+    def __init__(self, mine: Sequence[Declared]) -> None:
         self._steps: list[tuple[slice, Evaluate, bool]] = []
         by_kind: list[Declared] = []
         for kind in dict.fromkeys(one.feature.compiled_by() for one in mine):
@@ -100,19 +100,20 @@ class _Part:
             filled = slice(start, len(_names(by_kind)))
             self._steps.append((filled, kind.compile([one.feature for one in same]), kind.over_counters))
         self.names = _names(by_kind)
-        """Of its columns, kind by kind."""
-        at = {name: column for column, name in enumerate(_names(among))}
-        self.columns: Indices = np.array([at[name] for name in self.names], dtype=np.int64)
-        """Where each of them goes among the columns of all."""
+        """Of its columns, in their order here."""
         counted = [filled for filled, _, over_counters in self._steps if over_counters]
         self.counter_names = tuple(name for filled in counted for name in self.names[filled])
 
     def __call__(self, data: Rows | CounterBlock, n: int) -> Floats:
         """float32 `[columns, n]`."""
         block = np.empty((len(self.names), n), dtype=np.float32)
+        self.fill(block, data)
+        return block
+
+    def fill(self, block: Floats, data: Rows | CounterBlock) -> None:
+        """The same into a block."""
         for filled, evaluate, over_counters in self._steps:
             block[filled] = evaluate(data.users if over_counters and isinstance(data, Rows) else data)
-        return block
 
     def of_counters(self, counters: CounterBlock) -> Floats:
         """float32 `[n, counter_names]`."""
@@ -154,6 +155,12 @@ def _compiled(path: Path | None) -> tuple[Plan, AttributionSection]:
 
 def _names(declared: Iterable[Declared]) -> tuple[str, ...]:
     return tuple(one.name + suffix for one in declared for suffix in one.feature.suffixes())
+
+
+def _order(names: Sequence[str], held: Sequence[str]) -> Indices:
+    """Where each of some names is among those held."""
+    at = {name: place for place, name in enumerate(held)}
+    return np.array([at[name] for name in names], dtype=np.int64)
 
 
 def _edges(feature: Kind) -> list[tuple[float, ...]]:

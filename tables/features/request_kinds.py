@@ -18,11 +18,10 @@ from tables.features.kind import (
     spread,
 )
 from tables.features.user_kinds import OfUser
-from tables.request_context import COUNTRY_KEYS, LANGUAGE_KEYS, country, local_times, referer_medium, user_agent
+from tables.request_context import COUNTRY_KEYS, LANGUAGE_KEYS, LocalTimes, country, referer_medium, user_agent
 
 _PLATFORMS = ("desktop", "mobile", "tablet", "bot")
 _MEDIUMS = ("direct", "internal", "search", "social", "email", "paid", "external")
-_SATURDAY = 5
 _HOUR_EDGES = (1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 17.0, 19.0, 21.0, 23.0)
 
 Values = Annotated[tuple[Word, ...], Meta(min_length=1, max_length=64)]
@@ -57,22 +56,21 @@ class LocalTime(OfUser, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence["LocalTime"]) -> Evaluate:
         """One look at the calendar a request and zone."""
+        zones = {one.zone for one in declared}
 
         def evaluate(rows: Rows) -> Numbers:
-            by_zone = {field: _calendar(rows, field) for field in dict.fromkeys(one.zone for one in declared)}
-            return spread([by_zone[one.zone][one.measure] for one in declared], len(rows.requests))
+            by_zone = {field: _local_times(rows, field) for field in zones}
+            return spread([getattr(by_zone[one.zone], one.measure) for one in declared], len(rows.requests))
 
         return evaluate
 
 
-def _calendar(rows: Rows, field: str) -> dict[str, Numbers]:
-    """Each measure of local time, by request; `field` names the zone."""
+def _local_times(rows: Rows, field: str) -> LocalTimes:
+    """Of each request; `field` names the zone."""
     in_context = [(request.context.get(field), request) for request in rows.requests]
     told = [request.traits.get(field) if zone is None else zone for zone, request in in_context]
     zones = [zone if isinstance(zone, str | int | float) else None for zone in told]
-    hour, weekday, month = local_times(rows.as_of_ms, zones)
-    measures = {"weekday": weekday, "weekend": weekday >= _SATURDAY, "month": month}
-    return {"hour": hour} | {name: days.astype(np.float64) for name, days in measures.items()}
+    return LocalTimes(rows.as_of_ms, zones)
 
 
 class Slot(OfUser, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ import numpy as np
 from msgspec import Meta
 
 from persona_stream.vocabulary.events import KIND_INDEX
-from tables.features.blocks import SESSIONS_SEEN, CounterBlock, Indices, Numbers, Rows
+from tables.counters import Longs
+from tables.features.blocks import SESSIONS_SEEN, CounterBlock, Numbers, Rows
 from tables.features.kind import (
     COUNT_EDGES,
     HOURS_EDGES,
@@ -21,7 +22,6 @@ from tables.features.kind import (
     spread,
 )
 
-_NAME_BITS = 32
 _CLICK = KIND_INDEX["click"]
 
 
@@ -81,26 +81,30 @@ class SessionAverage(OfUser, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["SessionAverage"]) -> Evaluate:
-        """A mean a feature over a small block."""
+        """All measures of so many sessions together."""
+
+        numbers = {one.sessions for one in declared}
 
         def evaluate(rows: Rows) -> Numbers:
-            return spread([_session_mean(rows, one) for one in declared], len(rows.sizes))
+            means = {number: _session_means(rows.sessions[:, :number]) for number in numbers}
+            return spread([means[one.sessions][one.measure] for one in declared], len(rows.sizes))
 
         return evaluate
 
 
-def _session_mean(rows: Rows, declared: SessionAverage) -> Numbers:
+def _session_means(sessions: Longs) -> dict[str, Numbers]:
+    """Each measure, by user."""
     # Where there are no more sessions all three are 0: they add nothing.
-    held = rows.sessions[:, : declared.sessions]
-    start_ms, last_ms, events = held[:, :, 0], held[:, :, 1], held[:, :, 2]
-    count = np.count_nonzero(events, axis=1)
-    if declared.measure == "depth":
-        depth: Numbers = np.log1p(events.sum(axis=1) / np.maximum(count, 1))
-        return depth
-    if declared.measure == "duration":
-        return log_hours((last_ms - start_ms).sum(axis=1) / np.maximum(count, 1))
-    between_ms = start_ms[:, :-1] * (events[:, 1:] > 0) - last_ms[:, 1:]
-    return log_hours(between_ms.sum(axis=1) / np.maximum(count - 1, 1))
+    start_ms, last_ms, events = sessions
+    is_held = events > 0
+    count = np.add.reduce(is_held, 0)
+    any_count, gaps = np.maximum(count, 1), np.maximum(count - 1, 1)
+    between_ms = start_ms[:-1] * is_held[1:] - last_ms[1:]
+    return {
+        "depth": np.log1p(np.add.reduce(events, 0) / any_count),
+        "duration": log_hours(np.add.reduce(last_ms - start_ms, 0) / any_count),
+        "gap": log_hours(np.add.reduce(between_ms, 0) / gaps),
+    }
 
 
 class SessionPattern(OfUser, frozen=True, kw_only=True):
@@ -126,18 +130,15 @@ class SessionPattern(OfUser, frozen=True, kw_only=True):
 
         def evaluate(rows: Rows) -> Numbers:
             history, users = rows.history, len(rows.sizes)
-            start_ms = rows.users.session[history.user, 0]
+            start_ms = history.by_visit(rows.users.session[:, 0])
             inside = (start_ms > 0) & (history.ts_ms >= start_ms)
-            user = history.user[inside]
-            touches = np.bincount(user, minlength=users)
-            distinct = _distinct(user, history.item[inside], users)
-            clicks = np.bincount(user[history.kind[inside] == _CLICK], minlength=users)
+            chosen = np.array([inside, inside & history.is_last, inside & (history.kind == _CLICK)])
+            touches, distinct, clicks = history.of_users(chosen)
             # Touches of the session are the latest of all: the first of them stands that far before the last.
-            last = np.cumsum(touches) - 1
-            times_ms = history.ts_ms[inside]
+            several = (touches > 1).nonzero()[0]
+            last = history.count.cumsum().take(several) - 1
             passed_ms = np.zeros(users, dtype=np.int64)
-            several = touches > 1
-            passed_ms[several] = times_ms[last[several]] - times_ms[(last - touches + 1)[several]]
+            passed_ms[several] = history.ts_ms.take(last) - history.ts_ms.take(last - touches.take(several) + 1)
             between = np.maximum(touches - 1, 1) * 1000
             measures = {
                 "items": np.log1p(distinct),
@@ -168,22 +169,11 @@ class DistinctItems(OfUser, frozen=True, kw_only=True):
 
     @classmethod
     def compile(cls, declared: Sequence["DistinctItems"]) -> Evaluate:
-        """A count a feature."""
-        spans = [duration_ms(one.within) for one in declared]
+        """One count for all."""
+        spans_ms = np.array([[duration_ms(one.within)] for one in declared])
 
         def evaluate(rows: Rows) -> Numbers:
-            history, users = rows.history, len(rows.sizes)
-            age_ms = rows.as_of_ms[history.user] - history.ts_ms
-            counts = [_distinct(history.user[age_ms < span], history.item[age_ms < span], users) for span in spans]
-            return np.log1p(np.array(counts, dtype=np.float64))
+            history = rows.history
+            return np.log1p(history.of_users(history.is_last & (history.age_ms < spans_ms)))
 
         return evaluate
-
-
-def _distinct(user: Indices, name: Indices, users: int) -> Indices:
-    """How many different names each user has, int64 `[users]`."""
-    pairs = np.sort((user << _NAME_BITS) + name)
-    is_first = np.ones(len(pairs), dtype=np.bool_)
-    # As np.unique would, in half of its time for a few dozen.
-    np.not_equal(pairs[1:], pairs[:-1], out=is_first[1:])
-    return np.bincount(pairs[is_first] >> _NAME_BITS, minlength=users)

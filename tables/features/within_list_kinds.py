@@ -8,7 +8,7 @@ from msgspec import field
 
 from tables.features.attribute_kinds import OfAttribute
 from tables.features.attributes import Needs
-from tables.features.blocks import Numbers, Rows
+from tables.features.blocks import Indices, Numbers, Rows
 from tables.features.kind import COUNT_EDGES, SHARE_EDGES, SIGNED_EDGES, Evaluate, Word, spread
 from tables.features.list_kinds import OfRow, given
 
@@ -58,7 +58,7 @@ class ListRelative(OfRow, frozen=True, kw_only=True):
             columns = []
             for one in declared:
                 values = (
-                    rows.attributes.numbers[one.attribute][rows.item]
+                    rows.attributes.numbers[one.attribute].take(rows.item)
                     if one.attribute
                     else given(rows, str(one.field_name))
                 )
@@ -70,17 +70,25 @@ class ListRelative(OfRow, frozen=True, kw_only=True):
 
 def _rank(rows: Rows, values: Numbers) -> Numbers:
     known = np.isfinite(values)
-    # NaN sorts last in each list; equal values share the lowest rank.
+    others = np.bincount(rows.question, weights=known, minlength=len(rows.sizes)) - 1
+    share = _places(rows, values) / rows.by_row(np.maximum(others, 1))
+    return np.where(known, share, np.nan)
+
+
+def _places(rows: Rows, values: Numbers) -> Indices:
+    """How many of its list are lower than each; equal values share the lowest place."""
+    if len(rows.sizes) == 1:
+        return np.sort(values).searchsorted(values)
+    # NaN sorts last in each list.
     order = np.lexsort((values, rows.question))
     place = np.arange(len(values)) - rows.first[rows.question]
     ordered, owner = values[order], rows.question[order]
     begins = np.ones(len(values), dtype=bool)
     begins[1:] = (ordered[1:] != ordered[:-1]) | (owner[1:] != owner[:-1])
     lowest = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
-    rank = np.empty(len(values))
-    rank[order] = place[lowest]
-    others = np.bincount(rows.question, weights=known, minlength=len(rows.sizes)) - 1
-    return np.where(known, rank / np.maximum(others, 1)[rows.question], np.nan)
+    places = np.empty(len(values), dtype=np.int64)
+    places[order] = place[lowest]
+    return places
 
 
 def _score(rows: Rows, values: Numbers) -> Numbers:

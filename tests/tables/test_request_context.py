@@ -20,10 +20,10 @@ from tables.request_context import (
     BROWSERS,
     OSES,
     PLATFORMS,
+    LocalTimes,
     Zone,
     country,
     local_time,
-    local_times,
     referer_medium,
     user_agent,
 )
@@ -324,11 +324,12 @@ ZONES = st.one_of(
 
 @given(st.lists(st.tuples(TIMES_MS, ZONES)))
 def test_many_local_times_are_each_of_them(moments: list[tuple[int, Zone]]) -> None:
-    hours, weekdays, months = local_times(np.array([at for at, _ in moments], np.int64), [zone for _, zone in moments])
-    assert (hours.dtype, weekdays.dtype, months.dtype) == (np.float64, np.int64, np.int64)
+    local = LocalTimes(np.array([at for at, _ in moments], np.int64), [zone for _, zone in moments])
+    assert (local.hour.dtype, local.weekday.dtype, local.month.dtype) == (np.float64, np.int64, np.int64)
     for at, (as_of_ms, zone) in enumerate(moments):
         found = local_time(as_of_ms, zone)
-        assert (hours[at], weekdays[at], months[at]) == (found.hour, found.weekday, found.month)
+        assert (local.hour[at], local.weekday[at], local.month[at]) == (found.hour, found.weekday, found.month)
+        assert local.weekend[at] == (found.weekday in {5, 6})
         assert 0 <= found.hour < 24
         if zone is None or isinstance(zone, bool) or (isinstance(zone, str) and zone not in NAMES):
             assert found == local_time(as_of_ms, 0)
