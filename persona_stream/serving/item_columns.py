@@ -105,7 +105,8 @@ class ItemColumns:
 
     def counters(self, rows: Rows, covisits: Times, as_of_ms: int) -> CounterBlock:
         """What is counted of rows; `covisits` are theirs with the latest items of the user who asks."""
-        return CounterBlock(self._panes[rows], self._longs[rows], np.array([as_of_ms]), covisits=covisits)
+        panes, longs = self._panes.take(rows, 0), self._longs.take(rows, 0)
+        return CounterBlock(panes, longs, np.array([as_of_ms]), covisits=covisits)
 
     def covisit_counts(self, rows: Rows, recent: Sequence[str]) -> Times:
         """How many of each row's latest co-visits were with one of a few recent items, int64 `[n]`."""

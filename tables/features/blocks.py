@@ -29,13 +29,13 @@ from tables.counters import (
     window_counts,
 )
 from tables.features.attributes import AttributeColumns
+from tables.features.visits import History, Shown, Touches
 from tables.users import Impression, UserState, latest_interest, open_session
-from tables.visits import KIND_BITS, RECENT_KEPT
+from tables.visits import RECENT_KEPT
 
 HISTORY_KEPT = RECENT_KEPT
 """So many of the user's latest visits are looked at for what their items are like."""
 SESSIONS_SEEN = 8
-_KIND_MASK = (1 << KIND_BITS) - 1
 
 Numbers = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -46,8 +46,7 @@ Selections = NDArray[np.bool_]
 """k of them, bool `[k, len(KINDS)]`."""
 Sketches = NDArray[np.uint8]
 _VISIT_BYTES = 24
-_NEVER_MS = np.iinfo(np.int64).max
-_ITEM_BITS = 32
+_NO_SESSIONS = [0] * (3 * SESSIONS_SEEN)
 T = TypeVar("T", bound=np.generic)
 
 
@@ -102,93 +101,6 @@ class Request(Struct, frozen=True):
 NOTHING = Request()
 
 
-class Touches:
-    """The user's own touches of rows' items, one after another; a segment is all those of one row, oldest first."""
-
-    def __init__(self, packed: Sequence[int], rows: Sequence[int], counts: Sequence[int]) -> None:
-        touches = np.array(packed, dtype=np.int64)
-        self.ts_ms = touches >> KIND_BITS
-        self.kind = touches & _KIND_MASK
-        self.row: Indices = np.array(rows, dtype=np.int64)
-        """The row of each segment; rows without touches have none."""
-        self.count: Indices = np.array(counts, dtype=np.int64)
-        self.start = self.count.cumsum() - self.count
-
-    @cached_property
-    def segment(self) -> Indices:
-        """The segment of each touch."""
-        return np.arange(len(self.count)).repeat(self.count)
-
-    def of_kinds(self, kinds: Selections) -> Flags:
-        """Which touches are of each of k selections of kinds, bool `[k, touches]`."""
-        return kinds.take(self.kind, 1)
-
-    def counts(self, chosen: Flags) -> Indices:
-        """How many touches of each segment are chosen: bool `[k, touches]` to int64 `[k, segments]`."""
-        return counted(self.segment, chosen, len(self.count))
-
-    def sums(self, values: Numbers) -> Numbers:
-        """Sums over each segment, one touch after another: float64 `[touches]` to `[segments]`."""
-        return np.bincount(self.segment, weights=values, minlength=len(self.count)).astype(np.float64, copy=False)
-
-    def latest_ms(self, chosen: Flags) -> Times:
-        """The latest time among the touches chosen: bool `[k, touches]` to int64 `[k, segments]`; 0 where none is."""
-        latest: Times = np.maximum.reduceat(np.where(chosen, self.ts_ms, 0), self.start, axis=1)
-        return latest
-
-    def earliest_ms(self, chosen: Flags) -> Times:
-        """The earliest likewise; the largest integer where none is."""
-        earliest: Times = np.minimum.reduceat(np.where(chosen, self.ts_ms, _NEVER_MS), self.start, axis=1)
-        return earliest
-
-
-class History(Struct, dict=True):
-    """The latest visits of each question's user, oldest first, one user after another: arrays of one length."""
-
-    user: Indices
-    ts_ms: Times
-    age_ms: Times
-    """How long before the moment asked about; below 0 of what came later."""
-    kind: Indices
-    item: Indices
-    """Rows of the attribute columns; each item has its own, whether or not the catalogue knows it."""
-    age: Indices
-    """0 for the user's latest visit, 1 for the one before."""
-    count: Indices
-    """How many there are of each user, int64 `[questions]`."""
-
-    @cached_property
-    def is_last(self) -> Flags:
-        """Whether each visit is the user's last with its item: those among the latest visits tell how many different
-        items these are with."""
-        pairs = (self.user << _ITEM_BITS) + self.item
-        order = pairs.argsort(kind="stable")
-        ordered = pairs.take(order)
-        last = np.ones(len(order), dtype=np.bool_)
-        last[order[:-1]] = ordered[1:] != ordered[:-1]
-        return last
-
-    def by_visit(self, of_questions: NDArray[T]) -> NDArray[T]:
-        """What is known of each question, at its user's visits; as it is, `[1]`, if it is one question."""
-        return of_questions if len(self.count) == 1 else of_questions.take(self.user)
-
-    def of_users(self, chosen: Flags) -> Indices:
-        """How many visits are chosen of each user: bool `[k, visits]` to int64 `[k, questions]`."""
-        return counted(self.user, chosen, len(self.count))
-
-
-class Shown(Struct):
-    """The items of the lists shown to each question's user of late: arrays of one length."""
-
-    user: Indices
-    age_ms: Times
-    """How long before the moment asked about; below 0 of what came later."""
-    item: Indices
-    """Rows of the attribute columns."""
-    row: Indices
-    """The row of the question that asks about this very item; -1 where none does."""
-
-
 class Rows:
     """Questions and their rows, as columns; made by `RowsBuilder`."""
 
@@ -232,6 +144,12 @@ class Rows:
         question, whose numbers are those of all rows."""
         return of_questions if len(self.sizes) == 1 else of_questions.take(self.question, -1)
 
+    def of_questions(self, chosen: Flags) -> Indices:
+        """How many rows of each question are chosen: bool `[n]` to int64 `[questions]`."""
+        if len(self.sizes) == 1:
+            return np.add.reduce(chosen, keepdims=True)
+        return np.bincount(self.question.compress(chosen), minlength=len(self.sizes))
+
     def by_touched(self, of_questions: NDArray[T]) -> NDArray[T]:
         """The same at the rows that `touches` has segments of: `[..., segments]`, or as it is."""
         return of_questions if len(self.sizes) == 1 else of_questions.take(self.question.take(self.touches.row), -1)
@@ -244,11 +162,8 @@ class Rows:
     @cached_property
     def sessions(self) -> Longs:
         """The latest sessions of each user, newest first: int64 `[3, SESSIONS_SEEN, questions]`, padded by zeros."""
-        block = np.zeros((3, SESSIONS_SEEN, len(self.sizes)), dtype=np.int64)
-        held = [one.sessions for one in self._asked]
-        user, newest = _back_from_latest(np.array([len(numbers) // 3 for numbers in held], dtype=np.int64))
-        block[:, newest, user] = np.array(list(chain.from_iterable(held)), dtype=np.int64).reshape(-1, 3).T
-        return block
+        held = np.array([one.sessions for one in self._asked], dtype=np.int64)
+        return np.ascontiguousarray(held.reshape(-1, SESSIONS_SEEN, 3).T)
 
     @cached_property
     def history(self) -> History:
@@ -257,8 +172,9 @@ class Rows:
         count = np.array([len(held) // _VISIT_BYTES for held in packed], dtype=np.int64)
         # Of arrays in one piece, elements are taken without a copy of all.
         ts_ms, kind, item = np.ascontiguousarray(np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, 3).T)
-        user, age = _back_from_latest(count)
+        user = np.arange(len(count)).repeat(count)
         age_ms = (self.as_of_ms if len(count) == 1 else self.as_of_ms.take(user)) - ts_ms
+        age = count.cumsum().repeat(count) - 1 - np.arange(len(user))
         return History(user=user, ts_ms=ts_ms, age_ms=age_ms, kind=kind, item=item, age=age, count=count)
 
     @cached_property
@@ -294,7 +210,7 @@ class _Asked(Struct, frozen=True, gc=False):
     request: Request
     open_session: tuple[int, ...]
     sessions: list[int]
-    """The latest SESSIONS_SEEN, oldest first: start, last time and events of each."""
+    """The latest SESSIONS_SEEN, newest first: start, last time and events of each; zeros where there are no more."""
     visits: bytes
     """`RecentVisits.packed`"""
     lists: list[Impression]
@@ -337,6 +253,7 @@ class RowsBuilder:
         """
         self.panes += state.panes
         self.longs += state.longs
+        sessions = list(chain.from_iterable(state.sessions[: -SESSIONS_SEEN - 1 : -1]))
         self.asked.append(
             _Asked(
                 user,
@@ -344,7 +261,7 @@ class RowsBuilder:
                 as_of_ms,
                 request,
                 tuple(open_session(state, as_of_ms, self._gap_ms)),
-                list(chain.from_iterable(state.sessions[-SESSIONS_SEEN:])),
+                sessions + _NO_SESSIONS[len(sessions) :],
                 state.recent_visits(self.attributes).packed(),
                 list(state.pending),
             )
@@ -386,22 +303,3 @@ def selection(kinds: Sequence[str]) -> Selection:
 def selections(declared: Iterable[Sequence[str]]) -> Selections:
     """One for each of some lists of kinds."""
     return np.array([selection(kinds) for kinds in declared])
-
-
-def counted(owner: Indices, chosen: Flags, owners: int) -> Indices:
-    """How many of the chosen each owner has: int64 `[m]` and bool `[k, m]` to int64 `[k, owners]`.
-
-    >>> counted(np.array([0, 1, 1]), np.array([[True, True, True], [False, False, True]]), 3).tolist()
-    [[1, 2, 0], [0, 1, 0]]
-    """
-    if owners == 1:
-        return np.add.reduce(chosen, 1, keepdims=True)
-    keys = (owner + np.arange(len(chosen))[:, None] * owners)[chosen]
-    return np.bincount(keys, minlength=len(chosen) * owners).reshape(len(chosen), owners)
-
-
-def _back_from_latest(count: Indices) -> tuple[Indices, Indices]:
-    """Of so many of each user's, oldest first and one user after another: whose each is, and its place from the
-    latest, which is 0, on."""
-    user = np.arange(len(count)).repeat(count)
-    return user, count.cumsum().repeat(count) - 1 - np.arange(len(user))

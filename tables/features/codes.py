@@ -5,7 +5,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from tables.features.attributes import MISSING, AttributeColumns
-from tables.features.blocks import Flags, Indices, Numbers, Rows, counted
+from tables.features.blocks import Flags, Indices, Numbers, Rows
+from tables.features.visits import counted
 
 _TABLE = 1 << 16
 _TABLE_PER_KEY, _TABLE_MOST = 16, 1 << 22
@@ -40,8 +41,8 @@ class AskedCodes:
         self._codes = rows.attributes.codes[attribute].take(rows.item, 0).T
         self._stride = len(rows.attributes.code_of[attribute]) + 1
         self._users = len(rows.sizes)
-        # Missing codes are -1: with one added they are 0, which nothing is counted at.
-        wanted: Indices = np.add(self._codes, 1, dtype=np.int64, order="C")
+        # A missing code is -1: the last cell of the user before, or of all, which nothing is counted at.
+        wanted: Indices = self._codes.astype(np.int64, order="C")
         self._wanted = wanted if self._users == 1 else wanted + rows.question * self._stride
 
     @property
@@ -64,7 +65,7 @@ class AskedCodes:
         if not len(told.at):
             return np.zeros((len(chosen), self._wanted.shape[1]))
         looked_at = chosen.take(told.at, 1)
-        keys = told.user * self._stride + told.code + 1
+        keys = told.user * self._stride + told.code
         cells = self._users * self._stride
         total = len(chosen) * cells
         if total <= _TABLE or (cells <= _TABLE_MOST and total <= _TABLE_PER_KEY * looked_at.size):

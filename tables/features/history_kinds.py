@@ -9,7 +9,7 @@ from msgspec import Meta
 from persona_stream.vocabulary.events import KINDS
 from tables.features.attribute_kinds import OfAttribute
 from tables.features.attributes import Needs
-from tables.features.blocks import HISTORY_KEPT, Flags, History, Numbers, Rows, selections
+from tables.features.blocks import HISTORY_KEPT, Flags, Numbers, Rows, selections
 from tables.features.codes import asked_codes, told_of, visited_codes
 from tables.features.kind import (
     COUNT_EDGES,
@@ -22,6 +22,7 @@ from tables.features.kind import (
     duration_ms,
     spread,
 )
+from tables.features.visits import History
 
 _OUTLIER = 6.0
 _FOR_EVER_MS = 1 << 62
@@ -80,13 +81,14 @@ class InteractedWith(Compared, frozen=True, kw_only=True):
     @classmethod
     def compile(cls, declared: Sequence[Compared]) -> Evaluate:
         """All features of an attribute together, novelty too."""
-        looks, groups = Looks(declared), by_attribute(declared)
+        looks = Looks(declared)
+        groups = [(attribute, np.array(places)) for attribute, places in by_attribute(declared).items()]
         novel = {at for at, one in enumerate(declared) if isinstance(one, Novelty)}
 
         def evaluate(rows: Rows) -> Numbers:
             block = np.empty((len(declared), len(rows)))
             chosen = looks.chosen(rows.history)
-            for attribute, places in groups.items():
+            for attribute, places in groups:
                 asked, told = asked_codes(rows, attribute), visited_codes(rows, attribute)
                 of_these = chosen.take(places, 0)
                 shared = asked.shared(told, of_these)

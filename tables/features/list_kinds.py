@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from tables.features.attributes import as_number
-from tables.features.blocks import Numbers, Rows, counted
+from tables.features.blocks import Numbers, Rows
 from tables.features.kind import (
     COUNT_EDGES,
     FLAG_EDGES,
@@ -23,6 +23,7 @@ from tables.features.kind import (
     duration_ms,
     spread,
 )
+from tables.features.visits import counted
 
 _OUTLIER = 6.0
 
@@ -53,7 +54,8 @@ class Position(OfRow, frozen=True, kw_only=True):
         """The same for all."""
 
         def evaluate(rows: Rows) -> Numbers:
-            place = np.where(rows.position < 0, -1.0, np.log1p(np.maximum(rows.position, 0)))
+            # Without a place it is -1: that of the first, which is 0, less 1.
+            place = np.log1p(np.maximum(rows.position, 0)) - (rows.position < 0)
             return spread([place] * len(declared), len(place))
 
         return evaluate

@@ -51,10 +51,9 @@ class TextSimilarity(Compared, frozen=True, kw_only=True):
 
 def _cosine(rows: Rows, attribute: str, recent: NDArray[np.int32], user: Indices) -> Numbers:
     """Cosine of each item's terms and its user's, weighted by rarity, float64 `[n]`."""
-    held = recent >= 0
-    if not held.any():
+    told = (recent + (user << TERM_BITS)[:, None])[recent >= 0]
+    if not len(told):
         return np.zeros(len(rows))
-    told = (recent + (user << TERM_BITS)[:, None])[held]
     told.sort()
     # As np.unique would, in a third of its time for a few dozen.
     is_bound = np.ones(len(told) + 1, dtype=np.bool_)
@@ -73,7 +72,8 @@ def _cosine(rows: Rows, attribute: str, recent: NDArray[np.int32], user: Indices
         found = (keys[at] == wanted) * weights[at]
     dot = _sum_in_order(found * rarity)
     norm = np.sqrt(_sum_in_order(rarity * rarity)) * rows.by_row(size)
-    cosine: Numbers = dot / np.where(norm > 0, norm, 1.0)
+    # Where a norm is 0, the product is, too.
+    cosine: Numbers = dot / (norm + (norm == 0))
     return cosine
 
 

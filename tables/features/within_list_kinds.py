@@ -70,8 +70,8 @@ class ListRelative(OfRow, frozen=True, kw_only=True):
 
 def _rank(rows: Rows, values: Numbers) -> Numbers:
     known = np.isfinite(values)
-    others = np.bincount(rows.question, weights=known, minlength=len(rows.sizes)) - 1
-    share = _places(rows, values) / rows.by_row(np.maximum(others, 1))
+    others = np.maximum(rows.of_questions(known) - 1, 1)
+    share = _places(rows, values) / rows.by_row(others)
     return np.where(known, share, np.nan)
 
 
@@ -97,7 +97,7 @@ def _score(rows: Rows, values: Numbers) -> Numbers:
     lowest = np.full(len(rows.sizes), np.inf)
     np.minimum.at(lowest, rows.question[known], values[known])
     filled = np.where(known, values - lowest[rows.question], 0.0)
-    count = np.maximum(np.bincount(rows.question, weights=known, minlength=len(rows.sizes)), 1)
+    count = np.maximum(rows.of_questions(known), 1)
     mean = np.bincount(rows.question, weights=filled, minlength=len(rows.sizes)) / count
     centred = np.where(known, filled - mean[rows.question], 0.0)
     spread_of = np.sqrt(np.bincount(rows.question, weights=centred**2, minlength=len(rows.sizes)) / count)
