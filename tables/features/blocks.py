@@ -193,12 +193,11 @@ class Rows:
         )
 
     def _rows_shown(self) -> Iterator[Iterable[int]]:
-        """Of each list shown, list by list, the rows of its items; -1 for those that are not asked about."""
+        """Of each question, list by list, the rows of the items shown; -1 for those that are not asked about."""
         for first, one in zip(self.first.tolist(), self._asked, strict=True):
             if one.lists:
                 row_of = dict(zip(one.items, range(first, first + len(one.items)), strict=True))
-                for _, _, shown in one.lists:
-                    yield map(row_of.get, shown, repeat(-1))
+                yield map(row_of.get, chain.from_iterable([items for _, _, items in one.lists]), repeat(-1))
 
 
 class _Asked(Struct, frozen=True, gc=False):

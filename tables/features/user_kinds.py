@@ -96,14 +96,15 @@ def _session_means(sessions: Longs) -> dict[str, Numbers]:
     """Each measure, by user."""
     # Where there are no more sessions all three are 0: they add nothing.
     start_ms, last_ms, events = sessions
+    starts_ms, lasts_ms, all_events = np.add.reduce(sessions, 1)
     is_held = events > 0
     count = np.add.reduce(is_held, 0)
-    any_count, gaps = np.maximum(count, 1), np.maximum(count - 1, 1)
-    between_ms = start_ms[:-1] * is_held[1:] - last_ms[1:]
+    between_ms = np.add.reduce(start_ms[:-1] * is_held[1:] - last_ms[1:], 0)
+    any_count = np.maximum(count, 1)
     return {
-        "depth": np.log1p(np.add.reduce(events, 0) / any_count),
-        "duration": log_hours(np.add.reduce(last_ms - start_ms, 0) / any_count),
-        "gap": log_hours(np.add.reduce(between_ms, 0) / gaps),
+        "depth": np.log1p(all_events / any_count),
+        "duration": log_hours((lasts_ms - starts_ms) / any_count),
+        "gap": log_hours(between_ms / np.maximum(count - 1, 1)),
     }
 
 
