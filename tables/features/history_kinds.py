@@ -170,18 +170,14 @@ class RelativeNumber(Compared, frozen=True, kw_only=True):
 
 def _relative(rows: Rows, attribute: str, chosen: Flags) -> Numbers:
     history, users, numbers = rows.history, len(rows.sizes), rows.attributes.numbers[attribute]
-    recent = _log(numbers.take(history.item.compress(chosen)))
-    known = np.isfinite(recent)
+    recent, asked = numbers.take(history.item.compress(chosen)), numbers.take(rows.item)
+    known = recent > 0
     user = history.user.compress(chosen).compress(known)
     count = np.bincount(user, minlength=users)
-    level = np.bincount(user, weights=recent.compress(known), minlength=users) / np.maximum(count, 1)
-    level = np.where(count > 0, level, np.nan)
-    relative = _log(numbers.take(rows.item)) - rows.by_row(level)
+    total = np.bincount(user, weights=np.log(recent.compress(known)), minlength=users)
+    level = total / np.where(count > 0, count, np.nan)
+    relative = np.log(np.where(asked > 0, asked, np.nan)) - rows.by_row(level)
     return np.minimum(np.maximum(relative, -_OUTLIER), _OUTLIER)
-
-
-def _log(values: Numbers) -> Numbers:
-    return np.log(np.where(values > 0, values, np.nan))
 
 
 class ShownAlike(OfAttribute, frozen=True, kw_only=True):
@@ -225,5 +221,4 @@ def times_alike(rows: Rows, attribute: str, spans_ms: Sequence[int]) -> Numbers:
     `[k, n]`."""
     shown = rows.shown
     told = told_of(rows.attributes.codes[attribute].take(shown.item, 0), shown.user)
-    inside = (shown.age_ms >= 0) & (shown.age_ms < np.array(spans_ms)[:, None])
-    return asked_codes(rows, attribute).shared(told, inside)
+    return asked_codes(rows, attribute).shared(told, shown.within(spans_ms))

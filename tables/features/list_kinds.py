@@ -205,5 +205,4 @@ class ShownCount(OfRow, frozen=True, kw_only=True):
 def times_shown(rows: Rows, spans_ms: Sequence[int]) -> Numbers:
     """How many of the lists known of each row's user held its item, within each of k spans: float64 `[k, n]`."""
     shown = rows.shown
-    asked = (shown.row >= 0) & (shown.age_ms >= 0) & (shown.age_ms < np.array(spans_ms)[:, None])
-    return counted(shown.row, asked, len(rows)).astype(np.float64)
+    return counted(shown.row, shown.within(spans_ms) & (shown.row >= 0), len(rows)).astype(np.float64)

@@ -55,7 +55,7 @@ class Session(OfUser, frozen=True, kw_only=True):
         def evaluate(users: CounterBlock) -> Numbers:
             start_ms, _, events = users.session.T
             depth = np.log1p(events)
-            duration = np.where(events > 0, log_hours(users.as_of_ms - start_ms), 0.0)
+            duration = log_hours(users.as_of_ms - start_ms) * (events > 0)
             return spread([depth if one.measure == "depth" else duration for one in declared], len(events))
 
         return evaluate

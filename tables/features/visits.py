@@ -106,6 +106,10 @@ class Shown(Struct):
     row: Indices
     """The row of the question that asks about this very item; -1 where none does."""
 
+    def within(self, spans_ms: Sequence[int]) -> Flags:
+        """Which were shown less than each of k spans ago, bool `[k, items]`; nothing that came later."""
+        return (self.age_ms >= 0) & (self.age_ms < np.array(spans_ms)[:, None])
+
 
 def counted(owner: Indices, chosen: Flags, owners: int) -> Indices:
     """How many of the chosen each owner has: int64 `[m]` and bool `[k, m]` to int64 `[k, owners]`.
