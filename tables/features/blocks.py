@@ -29,7 +29,7 @@ from tables.counters import (
     window_counts,
 )
 from tables.features.attributes import AttributeColumns
-from tables.features.visits import History, Shown, Touches
+from tables.features.user_columns import History, Shown, Touches
 from tables.users import Impression, UserState, latest_interest, open_session
 from tables.visits import RECENT_KEPT
 
@@ -144,15 +144,15 @@ class Rows:
         question, whose numbers are those of all rows."""
         return of_questions if len(self.sizes) == 1 else of_questions.take(self.question, -1)
 
+    def by_touched(self, of_questions: NDArray[T]) -> NDArray[T]:
+        """The same, at the rows that `touches` has segments of: `[..., segments]`, or as it is."""
+        return of_questions if len(self.sizes) == 1 else of_questions.take(self.question.take(self.touches.row), -1)
+
     def of_questions(self, chosen: Flags) -> Indices:
         """How many rows of each question are chosen: bool `[n]` to int64 `[questions]`."""
         if len(self.sizes) == 1:
             return np.add.reduce(chosen, keepdims=True)
         return np.bincount(self.question.compress(chosen), minlength=len(self.sizes))
-
-    def by_touched(self, of_questions: NDArray[T]) -> NDArray[T]:
-        """The same at the rows that `touches` has segments of: `[..., segments]`, or as it is."""
-        return of_questions if len(self.sizes) == 1 else of_questions.take(self.question.take(self.touches.row), -1)
 
     @cached_property
     def item(self) -> Indices:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tables.features.attributes import MISSING, AttributeColumns
 from tables.features.blocks import Flags, Indices, Numbers, Rows
-from tables.features.visits import counted
+from tables.features.user_columns import counted
 
 _TABLE = 1 << 16
 _TABLE_PER_KEY, _TABLE_MOST = 16, 1 << 22

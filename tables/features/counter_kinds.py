@@ -42,8 +42,6 @@ class Counted(Kind, frozen=True, kw_only=True):
 class EventCount(Counted, frozen=True, kw_only=True):
     """What counts of events share."""
 
-    events: tuple[EventKind, ...] = ()
-
     def usual_edges(self) -> tuple[float, ...]:
         """As counts are cut."""
         return COUNT_EDGES

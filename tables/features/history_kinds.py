@@ -22,7 +22,7 @@ from tables.features.kind import (
     duration_ms,
     spread,
 )
-from tables.features.visits import History
+from tables.features.user_columns import History
 
 _OUTLIER = 6.0
 _FOR_EVER_MS = 1 << 62

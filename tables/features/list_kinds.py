@@ -23,7 +23,7 @@ from tables.features.kind import (
     duration_ms,
     spread,
 )
-from tables.features.visits import counted
+from tables.features.user_columns import counted
 
 _OUTLIER = 6.0
 
