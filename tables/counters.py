@@ -169,7 +169,7 @@ def decoded(decode: Callable[[bytes], S], raw: bytes) -> S:
 def _of_another_version(how: str) -> RecoveryError:
     return RecoveryError(
         f"a table's value was not written by this version: {how}.",
-        hint="Fold the log again with this one: `persona-stream rebuild`.",
+        hint="Fold the log again with this one: `persona-stream rebuild --accept`.",
     )
 
 

@@ -9,10 +9,17 @@ from msgspec import Struct
 from persona_stream.rebuild.folding import Folded
 from persona_stream.rebuild.snapshot import Held, Snapshot
 from persona_stream.stream.partition import DIGEST_MASK, UNKNOWN, Codec, Partition, Progress, entry_digest
+from persona_stream.vocabulary.errors import RecoveryError
 from tables.versions import Version
 
 NAMED = 20
 """Keys that differ are counted, and so many of them kept with both values."""
+
+
+class OfAnotherVersion(Struct, frozen=True):
+    """Stands for a live value that this version can't read: it is why tables are folded again."""
+
+    why: str
 
 
 class Difference(Struct, frozen=True):
@@ -26,6 +33,9 @@ class Difference(Struct, frozen=True):
 
     def fields(self) -> Iterator[tuple[str, object, object]]:
         """(field, live, folded) of each field that is not equal."""
+        if isinstance(self.live, OfAnotherVersion):
+            yield "the whole value", self.live.why, self.folded
+            return
         for name in getattr(self.live or self.folded, "__struct_fields__", ()):
             live, folded = getattr(self.live, name, None), getattr(self.folded, name, None)
             if live != folded:
@@ -89,7 +99,7 @@ def _compare_partition(found: Comparison, codec: Codec[Any], number: int, held: 
         live, folded = held.values.get(key), made.get(key)
         if live == folded:
             continue
-        one = codec.decode(live) if live is not None else None
+        one = _read(codec, live) if live is not None else None
         other = codec.decode(folded) if folded is not None else None
         # Other bytes may be the same value, of a table written by another version.
         if one == other:
@@ -98,6 +108,13 @@ def _compare_partition(found: Comparison, codec: Codec[Any], number: int, held: 
             found.in_motion += 1
         else:
             _add(found, number, key.decode(), one, other)
+
+
+def _read(codec: Codec[Any], live: bytes) -> object:
+    try:
+        return codec.decode(live)
+    except RecoveryError as error:
+        return OfAnotherVersion(error.message)
 
 
 def _compare_progress(found: Comparison, number: int, live: Progress | None, folded: Progress) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import signal
 import time
 
+import msgspec
 import orjson
-from support.cluster import admin_of, read_all, write_keyed
+from support.cluster import admin_of, read_all, write, write_keyed
 from support.disturbed import assert_state_is_exact
 from support.live import Live, MakeLive, decoded, prepared
 from support.logs import HOUR_MS, T0_MS, event
@@ -16,6 +17,7 @@ from support.rebuilds import rebuilt, run_rebuild, start_doomed_rebuild, with_st
 from persona_stream.cli.probe import any_free_port
 from persona_stream.kafka.generations import read_history
 from persona_stream.kafka.writer import Record
+from persona_stream.stream.partition import PROGRESS_KEY, SYSTEM_KEYS
 from persona_stream.vocabulary.events import parse_event
 from tables import items as items_table
 from tables import users as users_table
@@ -33,6 +35,33 @@ async def test_a_changed_fold_is_named_and_not_switched_to_unless_accepted(make_
     code, said = await run_rebuild(namespace, "--accept", session_gap_ms=60_000)
     assert code == 0, said
     assert (await read_history(namespace.settings)).live()["users"] == 3
+
+
+async def test_tables_that_another_version_wrote_are_folded_again_by_this_one(make_live: MakeLive) -> None:
+    namespace = await with_state(make_live, 1_000)
+    changelog = await namespace.changelog("items")
+    newest = {(record.partition, record.key): record for record in await read_all(namespace.settings.kafka, changelog)}
+    old: dict[int, list[Record]] = {}
+    for (partition, key), record in newest.items():
+        if key not in SYSTEM_KEYS:
+            applied, longs, panes, *_ = msgspec.msgpack.decode(record.value)
+            old.setdefault(partition, []).append(
+                Record(key, msgspec.msgpack.encode([applied, longs, panes, [[T0_MS, 7, ["i2"]]], {}]))
+            )
+    for partition, records in old.items():
+        # What stands behind the progress is taken for a slice that is being written.
+        records.append(Record(PROGRESS_KEY, newest[partition, PROGRESS_KEY].value))
+    await write(namespace.settings, changelog, old)
+    items = sum(len(records) - 1 for records in old.values())
+
+    code, said = await run_rebuild(namespace)
+    assert code == 1, said
+    assert f"{items:,} keys differ" in said
+    assert "not written by this version" in said
+    code, said = await run_rebuild(namespace, "--accept")
+    assert code == 0, said
+    await namespace.until_applied()
+    await assert_state_is_exact(namespace)
 
 
 async def test_until_gives_the_state_of_a_time_which_is_served_and_never_live(make_live: MakeLive) -> None:
