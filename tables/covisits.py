@@ -22,7 +22,7 @@ import numpy as np
 
 from tables.sketches import NAME_HASHES
 from tables.users import UserState, recent_items
-from tables.visits import Visit
+from tables.visits import Visit, latest_distinct
 
 WINDOW_MS = 900_000
 """Two items of one user within a quarter of an hour belong together."""
@@ -48,13 +48,7 @@ def co_visited(state: UserState) -> list[str]:
 
 def co_visited_hashes(state: UserState) -> bytes:
     """Those, packed."""
-    found: list[int] = []
-    for digest in reversed(state.visit_hashes):
-        if digest not in found:
-            found.append(digest)
-            if len(found) == RECENT_ITEMS:
-                break
-    return _packed(found)
+    return _packed(latest_distinct(reversed(state.visit_hashes), RECENT_ITEMS))
 
 
 def packed(names: Iterable[str]) -> bytes:

@@ -4,7 +4,7 @@ Events of one item come from many users and so from many source partitions; each
 state remembers the highest offset applied of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from struct import Struct as Packing
 
@@ -97,6 +97,14 @@ def covisits_of(visits: bytes | bytearray) -> Hashes:
     return np.frombuffer(visits, dtype=np.uint64).reshape(-1, _VISIT)[:, _HEAD:]
 
 
+def are_among(near: Hashes, wanted: Iterable[Hashes | np.uint64]) -> NDArray[np.bool_]:
+    """Which neighbours are among a few wanted, the same for all rows or one a row (`[n, 1]`): bool like `near`."""
+    found = np.zeros(near.shape, dtype=np.bool_)
+    for one in wanted:
+        found |= near == one
+    return found
+
+
 def covisit_counts(visits: Sequence[bytes], recent: Sequence[bytes]) -> Times:
     """How many of each item's latest co-visits were with one of a user's few recent items, by hashes: int64 `[n]`.
 
@@ -110,9 +118,7 @@ def covisit_counts(visits: Sequence[bytes], recent: Sequence[bytes]) -> Times:
     row = np.repeat(np.arange(len(visits)), [len(held) // _VISIT_BYTES for held in visits])
     wanted = np.frombuffer(b"".join([of_user.ljust(_RECENT_BYTES, b"\0") for of_user in recent]), dtype=np.uint64)
     near = covisits_of(b"".join(visits))
-    found = np.zeros(near.shape, dtype=np.bool_)
-    for nth in wanted.reshape(-1, RECENT_ITEMS).T:
-        found |= near == nth[row, None]
+    found = are_among(near, [nth[row, None] for nth in wanted.reshape(-1, RECENT_ITEMS).T])
     found &= near != 0
     counts: Times = np.bincount(row, weights=found.sum(axis=1), minlength=len(visits)).astype(np.int64)
     return counts

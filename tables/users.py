@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import cached_property, partial
+from operator import itemgetter
 
 import msgspec
 from msgspec import Struct, field
@@ -22,7 +23,7 @@ from persona_stream.vocabulary.events import KIND_INDEX, OTHER, Event
 from tables.attribution import Attribution
 from tables.counters import LONGS_BYTES, PANES_BYTES, SKETCH_BYTE, add, decoded
 from tables.sketches import NAME_HASHES, note
-from tables.visits import KIND_BITS, ItemCodes, RecentVisits, Visit, touches_by_item
+from tables.visits import KIND_BITS, ItemCodes, RecentVisits, Visit, latest_distinct, touches_by_item
 
 SEEN_KEPT = 64
 """Of event ids at least as many are kept, and all that a retry within the allowed lateness may repeat."""
@@ -168,13 +169,7 @@ def open_session(state: UserState, as_of_ms: int, gap_ms: int) -> list[int]:
 
 def recent_items(state: UserState, limit: int) -> list[str]:
     """The user's latest distinct items, newest first."""
-    found: list[str] = []
-    for _, item, _ in reversed(state.visits):
-        if item not in found:
-            found.append(item)
-            if len(found) == limit:
-                break
-    return found
+    return latest_distinct(map(itemgetter(1), reversed(state.visits)), limit)
 
 
 def latest_interest(state: UserState) -> str | None:

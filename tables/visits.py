@@ -1,9 +1,11 @@
 """Visits: what a user did with an item, and the forms in which some are kept beside a state while it is in memory."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 Visit = tuple[int, str, int]
 """(event time in ms, item, kind)"""
@@ -21,6 +23,21 @@ def touches_by_item(visits: Sequence[Visit]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for ts_ms, item, kind in visits:
         found.setdefault(item, []).append(ts_ms << KIND_BITS | kind)
+    return found
+
+
+def latest_distinct(newest_first: Iterable[T], limit: int) -> list[T]:
+    """The first few different ones.
+
+    >>> latest_distinct(["b", "a", "b", "c"], 2)
+    ['b', 'a']
+    """
+    found: list[T] = []
+    for one in newest_first:
+        if one not in found:
+            found.append(one)
+            if len(found) == limit:
+                break
     return found
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tables.counters import LONGS, PANE_WIDTH, PANES, TOTALS, Times, Window, window_counts
 from tables.features.blocks import CounterBlock
-from tables.items import COVISITS_KEPT, SEGMENT_DAYS, Hashes, ItemState, covisits_of
+from tables.items import COVISITS_KEPT, SEGMENT_DAYS, Hashes, ItemState, are_among, covisits_of
 from tables.sketches import NAME_HASHES
 
 _FIRST_ROWS = 1024
@@ -110,10 +110,7 @@ class ItemColumns:
 
     def covisit_counts(self, rows: Rows, recent: Sequence[str]) -> Times:
         """How many of each row's latest co-visits were with one of a few recent items, int64 `[n]`."""
-        near = self._covisits[rows]
-        found = np.zeros(near.shape, dtype=np.bool_)
-        for item in recent:
-            found |= near == np.uint64(NAME_HASHES[item])
+        found = are_among(self._covisits[rows], [np.uint64(NAME_HASHES[item]) for item in recent])
         counts: Times = np.count_nonzero(found, axis=1).astype(np.int64)
         return counts
 

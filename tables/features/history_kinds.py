@@ -1,6 +1,6 @@
 """Kinds that compare an item's values and numbers with those of items that the user had to do with, or was shown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -45,6 +45,7 @@ class Looks:
     """Which visits each of k features looks at."""
 
     def __init__(self, declared: Sequence[Compared]) -> None:
+        self._attributes = [one.attribute for one in declared]
         self._latest = np.array([[one.latest] for one in declared])
         self._kinds = selections(one.events or KINDS for one in declared)
         spans = [duration_ms(one.within) if one.within is not None else _FOR_EVER_MS for one in declared]
@@ -56,6 +57,12 @@ class Looks:
         if self._spans_ms is not None:
             chosen &= history.age_ms < self._spans_ms
         return chosen
+
+    def columns(self, rows: Rows, column: Callable[[Rows, str, Flags], Numbers]) -> Numbers:
+        """A column a feature, float64 `[k, n]`: of the rows, its attribute and which visits it looks at."""
+        chosen = self.chosen(rows.history)
+        made = [column(rows, attribute, each) for attribute, each in zip(self._attributes, chosen, strict=True)]
+        return spread(made, len(rows))
 
 
 class InteractedWith(Compared, frozen=True, kw_only=True):
@@ -159,13 +166,7 @@ class RelativeNumber(Compared, frozen=True, kw_only=True):
     def compile(cls, declared: Sequence["RelativeNumber"]) -> Evaluate:
         """A mean a feature and user."""
         looks = Looks(declared)
-
-        def evaluate(rows: Rows) -> Numbers:
-            chosen = looks.chosen(rows.history)
-            columns = [_relative(rows, one.attribute, each) for one, each in zip(declared, chosen, strict=True)]
-            return spread(columns, len(rows))
-
-        return evaluate
+        return lambda rows: looks.columns(rows, _relative)
 
 
 def _relative(rows: Rows, attribute: str, chosen: Flags) -> Numbers:

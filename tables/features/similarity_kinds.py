@@ -38,15 +38,12 @@ class TextSimilarity(Compared, frozen=True, kw_only=True):
     def compile(cls, declared: Sequence["TextSimilarity"]) -> Evaluate:
         """A look-up in a sorted list a feature."""
         looks = Looks(declared)
+        return lambda rows: looks.columns(rows, _text_cosine)
 
-        def evaluate(rows: Rows) -> Numbers:
-            columns, history = [], rows.history
-            for one, chosen in zip(declared, looks.chosen(history), strict=True):
-                recent = rows.attributes.terms[one.attribute].take(history.item.compress(chosen), 0)
-                columns.append(_cosine(rows, one.attribute, recent, history.user.compress(chosen)))
-            return spread(columns, len(rows))
 
-        return evaluate
+def _text_cosine(rows: Rows, attribute: str, chosen: Flags) -> Numbers:
+    recent, user = rows.history.item.compress(chosen), rows.history.user.compress(chosen)
+    return _cosine(rows, attribute, rows.attributes.terms[attribute].take(recent, 0), user)
 
 
 def _cosine(rows: Rows, attribute: str, recent: NDArray[np.int32], user: Indices) -> Numbers:
@@ -106,13 +103,7 @@ class VectorSimilarity(Compared, frozen=True, kw_only=True):
     def compile(cls, declared: Sequence["VectorSimilarity"]) -> Evaluate:
         """A mean a user and a product a row."""
         looks = Looks(declared)
-
-        def evaluate(rows: Rows) -> Numbers:
-            chosen = looks.chosen(rows.history)
-            columns = [_vector_cosine(rows, one.attribute, each) for one, each in zip(declared, chosen, strict=True)]
-            return spread(columns, len(rows))
-
-        return evaluate
+        return lambda rows: looks.columns(rows, _vector_cosine)
 
 
 def _vector_cosine(rows: Rows, attribute: str, chosen: Flags) -> Numbers:
